@@ -1,0 +1,35 @@
+# Two commands are all a user needs: make demo, make test. Everything is installed into .venv from PyPI, pinned by hash.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test bench lint lock clean
+
+.venv: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwsim needs Python 3.11 or later: make PYTHON=python3.11 $@")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch .venv
+
+demo: .venv
+	$(BIN)/hwsim sweep sweeps/quickstart.yaml
+
+test: .venv
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+bench: .venv
+	$(BIN)/python -m benchmarks
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+# Resolves the newest versions that pyproject.toml admits, for every platform, with hashes.
+lock:
+	UV_CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/uv pip compile pyproject.toml --all-extras --universal \
+		--python-version 3.11 --generate-hashes --upgrade --quiet --output-file requirements.lock
+
+clean:
+	rm -rf .venv results build
