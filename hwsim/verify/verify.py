@@ -1,0 +1,279 @@
+"""Cases, comparison and verdict. Equality in every bit of every port in every cycle; there is no tolerance."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hwsim.verify.lockstep import Drive, Record, Run
+from hwsim.verify.ports import Port, pack, ports_of, unpack
+from models.catalog import unit_of
+from models.unit import InputError, Stimulus, Trace, Unit, fields_of, nearest, require
+
+
+class Simulator(StrEnum):
+    """Who runs the RTL."""
+
+    PYSIM = "pysim"
+    """Amaranth's own: no build"""
+    VERILATOR = "verilator"
+    ICARUS = "icarus"
+
+
+@dataclass(frozen=True)
+class Divergence:
+    """The first place in which RTL and model differ."""
+
+    case: int
+    cycle: int
+    port: str
+    model: str
+    rtl: str
+
+    def __str__(self) -> str:
+        return f"case {self.case}, cycle {self.cycle}, {self.port}: model {self.model}, RTL {self.rtl}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was compared and what was found; `passed` when `findings` is empty."""
+
+    unit: str
+    params: dict[str, Any]
+    simulator: str
+    seed: int
+    cases: int
+    cycles: int
+    """clock cycles in which every port was compared"""
+    values: int
+    """output values compared with `golden`"""
+    findings: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        return not self.findings
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Operands, what happens to the streams, and the model's trace of it."""
+
+    operands: tuple[Any, ...]
+    stimulus: Stimulus
+    trace: Trace
+    stall_free: bool
+
+    @property
+    def cycles(self) -> int:
+        return len(next(iter(self.trace.values())))
+
+
+def verify(
+    params: Any,
+    *,
+    simulator: str = "pysim",
+    cases: int = 10,
+    seed: int = 0,
+    verilog: str | None = None,
+    top: str | None = None,
+    waves: Path | None = None,
+) -> Report:
+    """Hold the unit's RTL, or `verilog` with module `top` and the same ports, against the unit's model.
+
+    Case 0 runs without stalls and must take exactly `timing().total_cycles`; the others idle and stall at random, every
+    fourth is cut off and followed by a reset. One seed gives the same cases everywhere.
+    """
+    from rtl.emit import component, emit_component
+
+    sim = _simulator(simulator)
+    require(cases >= 1, f"cases must be at least 1, not {cases}")
+    require(verilog is None or sim is not Simulator.PYSIM, "Verilog text needs --simulator verilator or icarus")
+    unit, made = unit_of(params), component(params)
+    ports = ports_of(made)
+    drawn = [_case(unit, params, ports, seed, i) for i in range(cases)]
+    runs = [_run(ports, case) for case in drawn]
+    if sim is Simulator.PYSIM:
+        from hwsim.verify import pysim
+
+        records = pysim.simulate(made, runs, waves)
+    else:
+        from hwsim.verify import cocotb_run
+
+        name = top or unit.name
+        text = verilog if verilog is not None else emit_component(made, name)
+        records = cocotb_run.simulate(text, name, runs, sim.value, waves)
+    found = [
+        f for i, (c, r) in enumerate(zip(drawn, records, strict=True)) for f in judge(unit, params, ports, i, c, r)
+    ]
+    whole = [case for case in drawn if case.stimulus.cycles is None]
+    return Report(
+        unit=unit.name,
+        params=dict(fields_of(params)),
+        simulator=sim.value,
+        seed=seed,
+        cases=len(drawn),
+        cycles=sum(case.cycles for case in drawn),
+        values=sum(unit.golden(params, *case.operands).size for case in whole),
+        findings=tuple(found),
+    )
+
+
+def _simulator(name: str) -> Simulator:
+    require(name in list(Simulator), f"no simulator {name!r}; {nearest(name, list(Simulator))}")
+    return Simulator(name)
+
+
+def _case(unit: Unit, params: Any, ports: Sequence[Port], seed: int, number: int) -> Case:
+    rng = np.random.default_rng([seed, number])
+    operands = unit.sample(params, rng)
+    stall_free = number == 0
+    always = np.ones(1, dtype=bool)
+    stimulus = Stimulus(
+        beats=unit.beats(params, *operands),
+        offer={p.name: always if stall_free else random_pattern(rng) for p in ports if p.is_input},
+        accept={p.name: always if stall_free else random_pattern(rng) for p in ports if not p.is_input},
+    )
+    trace = unit.trace(params, stimulus)
+    if number % 4 == 3:
+        length = len(next(iter(trace.values())))
+        stimulus = Stimulus(
+            beats=stimulus.beats,
+            offer=stimulus.offer,
+            accept=stimulus.accept,
+            cycles=int(rng.integers(1, length, endpoint=True)),
+        )
+        trace = unit.trace(params, stimulus)
+    return Case(operands=operands, stimulus=stimulus, trace=trace, stall_free=stall_free)
+
+
+def random_pattern(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Cycles in which a stream moves: always, at a random density, in bursts, or after a long wait."""
+    match rng.integers(4):
+        case 0:
+            pattern = np.ones(1, dtype=bool)
+        case 1:
+            pattern = rng.random(97) < rng.choice([0.1, 0.5, 0.9])
+        case 2:
+            pattern = np.repeat(rng.random(31) < 0.5, rng.integers(2, 9))
+        case _:
+            pattern = np.arange(61) >= rng.integers(1, 60)
+    return pattern if pattern.any() else np.ones(1, dtype=bool)
+
+
+def _run(ports: Sequence[Port], case: Case) -> Run:
+    inputs = {
+        port.name: Drive(
+            beats=pack(port, case.stimulus.beats[port.name]),
+            idle=port.idle,
+            offer=case.stimulus.offer[port.name].tolist(),
+        )
+        for port in ports
+        if port.is_input
+    }
+    outputs = {port.name: case.stimulus.accept[port.name].tolist() for port in ports if not port.is_input}
+    return Run(inputs, outputs, case.cycles)
+
+
+def judge(unit: Unit, params: Any, ports: Sequence[Port], number: int, case: Case, record: Record) -> list[str]:
+    """All findings on one case, the first divergence of the trace foremost."""
+    found = []
+    divergence = first_divergence(number, ports, case.trace, record)
+    if divergence:
+        found.append(str(divergence))
+    found += [f"case {number}, {finding}" for port in ports for finding in protocol_findings(port, record)]
+    if not found and case.stimulus.cycles is None:
+        found += [f"case {number}, {finding}" for finding in _scoreboard(unit, params, ports, case, record)]
+    return found
+
+
+def first_divergence(number: int, ports: Sequence[Port], trace: Trace, record: Record) -> Divergence | None:
+    """The earliest cycle in which any signal of any port differs; within it, the first port in order."""
+    worst: tuple[int, int, Port, str] | None = None
+    for order, (port, part) in enumerate((port, part) for port in ports for part in ("valid", "ready", "payload")):
+        model, rtl = _model_words(port, part, trace), record[f"{port.name}__{part}"]
+        cycle = next((t for t, (a, b) in enumerate(zip(model, rtl, strict=True)) if a != b), None)
+        if cycle is not None and (worst is None or (cycle, order) < worst[:2]):
+            worst = (cycle, order, port, part)
+    if worst is None:
+        return None
+    cycle, _, port, part = worst
+    model_word, rtl_word = _model_words(port, part, trace)[cycle], record[f"{port.name}__{part}"][cycle]
+    where, a, b = _explain(port, part, model_word, rtl_word)
+    return Divergence(number, cycle, where, a, b)
+
+
+def _model_words(port: Port, part: str, trace: Trace) -> list[int]:
+    if part != "payload":
+        return [int(bit) for bit in trace[f"{port.name}.{part}"]]
+    return pack(port, {field.name: trace[f"{port.name}.payload.{field.name}"] for field in port.fields})
+
+
+def _explain(port: Port, part: str, model: int, rtl: int | str) -> tuple[str, str, str]:
+    """Name and both values of what differs, down to the field's lane where the RTL's value is known."""
+    if part != "payload" or isinstance(rtl, str):
+        return f"{port.name}.{part}", str(model), str(rtl)
+    a, b = unpack(port, [model]), unpack(port, [rtl])
+    for field in port.fields:
+        lanes = np.argwhere(a[field.name][0] != b[field.name][0])
+        if len(lanes):
+            lane = tuple(int(i) for i in lanes[0])
+            label = f"{port.name}.payload.{field.name}{''.join(f'[{i}]' for i in lane)}"
+            return label, str(a[field.name][0][lane]), str(b[field.name][0][lane])
+    return f"{port.name}.payload", hex(model), hex(rtl)
+
+
+def protocol_findings(port: Port, record: Record) -> Iterator[str]:
+    """The stream rule that a trace can show: a beat once valid stays, payload unchanged, until it is transferred."""
+    valid, ready, payload = (record[f"{port.name}__{part}"] for part in ("valid", "ready", "payload"))
+    for t in range(len(valid) - 1):
+        if valid[t] and not ready[t]:
+            if not valid[t + 1]:
+                yield f"cycle {t + 1}, {port.name}: valid fell before the transfer"
+                return
+            if payload[t + 1] != payload[t]:
+                yield f"cycle {t + 1}, {port.name}: payload changed before the transfer"
+                return
+
+
+def _scoreboard(unit: Unit, params: Any, ports: Sequence[Port], case: Case, record: Record) -> Iterator[str]:
+    """Outputs against `golden`, and without stalls the length against `timing`."""
+    moved = {p.name: _transfers(p, record) for p in ports}
+    out = next(port for port in ports if not port.is_input)
+    words = [record[f"{out.name}__payload"][t] for t in moved[out.name]]
+    got = unit.result(params, case.operands, unpack(out, words))
+    want = unit.golden(params, *case.operands)
+    wrong = np.argwhere(got != want)
+    if len(wrong):
+        place = tuple(int(i) for i in wrong[0])
+        yield f"output {list(place)}: golden {want[place]}, RTL {got[place]} ({len(wrong)} of {want.size} differ)"
+    if case.stall_free:
+        length = 1 + moved[out.name][-1] - min(cycles[0] for name, cycles in moved.items() if name != out.name)
+        predicted = unit.timing(params, **unit.shape_of(params, *case.operands)).total_cycles
+        if length != predicted:
+            yield f"length: timing says {predicted} cycles, RTL took {length}"
+
+
+def _transfers(port: Port, record: Record) -> list[int]:
+    pairs = zip(record[f"{port.name}__valid"], record[f"{port.name}__ready"], strict=True)
+    return [t for t, (valid, ready) in enumerate(pairs) if valid and ready]
+
+
+def check_verilog(path: Path) -> str:
+    """The text of a Verilog file; InputError where it cannot be read."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as Verilog text ({error})") from None
+
+
+def summary(reports: Mapping[str, Report]) -> str:
+    """One line on many reports."""
+    failed = [name for name, report in reports.items() if not report.passed]
+    return f"{len(reports) - len(failed)} of {len(reports)} passed" + (
+        f"; failed: {', '.join(failed)}" if failed else ""
+    )

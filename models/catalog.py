@@ -1,0 +1,28 @@
+"""The catalogue: the one place that names the units. Whoever adds a unit adds a line here and two files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from models.unit import Kind, Unit, nearest, require
+
+UNITS = {
+    u.name: u
+    for u in (
+        Unit("systolic", Kind.GEMM, "Systolic array of MAC PEs, weight- or output-stationary", "SystolicParams"),
+        Unit("lutgemm", Kind.GEMM, "LUT-GEMM: binary-coded weights read tables of activation sums", "LutGemmParams"),
+        Unit("shiftadd", Kind.GEMM, "ShiftAddLLM: binary-coded weights, power-of-two scales", "ShiftAddParams"),
+        Unit("hadamard", Kind.TRANSFORM, "Parallel fast Walsh-Hadamard transform, pipelined", "HadamardParams"),
+    )
+}
+
+
+def unit(name: str) -> Unit:
+    """The catalogue entry of that name; InputError with the nearest name otherwise."""
+    require(name in UNITS, f"no unit {name!r}; {nearest(name, UNITS)}")
+    return UNITS[name]
+
+
+def unit_of(params: Any) -> Unit:
+    """The unit that a params object belongs to."""
+    return unit(type(params).__module__.rpartition(".")[2])

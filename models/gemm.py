@@ -1,0 +1,253 @@
+"""Y[M, N] = A[M, K] @ W[K, N] on an array: exact products, folds over M, K and N, and the weight-stationary discipline.
+
+What every matrix engine shares stands here once. An engine brings its tile, its latency and its arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.bits import Overflow, fit, signed_range
+from models.unit import (
+    Beats,
+    Ints,
+    PipelineControl,
+    Stimulus,
+    Timing,
+    Trace,
+    assemble_trace,
+    require,
+    step_streams,
+)
+
+FLOAT32_EXACT = 1 << 24
+FLOAT64_EXACT = 1 << 53
+LEAST_CHUNK = 128
+"""Below this many products a chunk, single precision's extra additions cost more than double precision does."""
+
+
+def exact_matmul(a: NDArray[Any], w: NDArray[Any]) -> Ints:
+    """`a @ w` of integer matrices [M, K] and [K, N] as int64, without rounding.
+
+    Goes through BLAS: as long as every partial sum is an integer below 2^24 (2^53), single (double) precision adds it
+    exactly in any order. The bound is taken from the operands' largest magnitudes; K is split where that pays. Sums
+    that could pass 2^53 go through numpy's int64 product. The caller keeps sums below 2^63.
+    """
+    bound = max(_magnitude(a) * _magnitude(w), 1)
+    k = a.shape[1]
+    if k * bound <= FLOAT32_EXACT:
+        return (a.astype(np.float32) @ w.astype(np.float32)).astype(np.int64)
+    if (chunk := FLOAT32_EXACT // bound) >= LEAST_CHUNK:
+        a32, w32 = a.astype(np.float32), w.astype(np.float32)
+        parts = [slice(i, i + chunk) for i in range(0, k, chunk)]
+        total = (a32[:, parts[0]] @ w32[parts[0]]).astype(np.int64)
+        for part in parts[1:]:
+            total += (a32[:, part] @ w32[part]).astype(np.int64)
+        return total
+    if k * bound <= FLOAT64_EXACT:
+        return (a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+    return a.astype(np.int64) @ w.astype(np.int64)
+
+
+def _magnitude(x: NDArray[Any]) -> int:
+    """Largest magnitude in `x`; safe for the most negative integer of its type."""
+    return max(int(x.max()), -int(x.min())) if x.size else 0
+
+
+def accumulate(a: NDArray[Any], w: NDArray[Any], psum: Ints | None, acc_bits: int, overflow: Overflow) -> Ints:
+    """`psum + a @ w` with products added one by one, k = 0 first, into accumulators of `acc_bits` bits.
+
+    Each sum wraps or saturates before the next product is added. Where no partial sum can leave the register, and
+    always when wrapping, the order does not matter and the product is one exact matmul.
+    """
+    low, high = signed_range(acc_bits)
+    reach = a.shape[1] * _magnitude(a) * _magnitude(w) + (0 if psum is None else _magnitude(psum))
+    if overflow is Overflow.WRAP or reach <= high:
+        total = exact_matmul(a, w)
+        total = total if psum is None else total + psum
+        return total if reach <= high else fit(total, acc_bits, overflow)
+    start = np.zeros((a.shape[0], w.shape[1]), dtype=np.int64) if psum is None else psum
+    wide = high + _magnitude(a) * _magnitude(w) > np.iinfo(np.int32).max
+    kind = np.int64 if wide else np.int32
+    out = np.ascontiguousarray(start, dtype=kind)
+    _saturating_kernel()(
+        np.ascontiguousarray(a, dtype=kind), np.ascontiguousarray(w, dtype=kind), out, kind(low), kind(high)
+    )
+    return out.astype(np.int64)
+
+
+def _saturating_kernel() -> Callable[..., None]:
+    from models.gemm_kernels import saturating_matmul  # numba is imported by those who need order alone
+
+    return saturating_matmul
+
+
+def folds(size: Any, tile: int) -> Any:
+    """How many tiles of that length cover `size` (int or int64 array)."""
+    return -(-size // tile)
+
+
+def check_shape(**sizes: Any) -> None:
+    """Refuse dimensions below 1; each is an int or an integer array."""
+    for name, size in sizes.items():
+        values = np.asarray(size)
+        require(
+            np.issubdtype(values.dtype, np.integer) and bool(np.all(values >= 1)),
+            f"shape: {name} must be a whole number of at least 1, not {size!r}",
+        )
+
+
+def check_operands(a: NDArray[Any], w_shape: tuple[int, int]) -> None:
+    """Refuse operands that do not multiply."""
+    require(a.ndim == 2, f"A must be a matrix [M, K], not an array of shape {a.shape}")
+    require(len(w_shape) == 2, f"W must be a matrix [K, N], not an array of shape {w_shape}")
+    require(a.shape[1] == w_shape[0], f"A is {a.shape} and W is {w_shape}: A's columns must equal W's rows (K)")
+    check_shape(M=a.shape[0], K=a.shape[1], N=w_shape[1])
+
+
+def random_shape(rng: np.random.Generator, *tiles: int) -> list[int]:
+    """A small random size for each dimension: 1, the tile, just beside it, or up to two and a half tiles."""
+    beside = [(1, tile, max(tile - 1, 1), tile + 1, int(rng.integers(1, 2 * tile + tile // 2 + 2))) for tile in tiles]
+    return [sizes[rng.integers(len(sizes))] for sizes in beside]
+
+
+def random_codes(rng: np.random.Generator, shape: tuple[int, ...], low: int, high: int) -> Ints:
+    """Integers from `low` to `high`: uniform, all at one end, alternating ends, or sparse, chosen at random."""
+    uniform = rng.integers(low, high, size=shape, endpoint=True)
+    match rng.integers(6):
+        case 0:
+            return np.full(shape, low, dtype=np.int64)
+        case 1:
+            return np.full(shape, high, dtype=np.int64)
+        case 2:
+            return np.where(np.arange(shape[-1]) % 2 == 0, low, high) * np.ones(shape, dtype=np.int64)
+        case 3:
+            return np.where(rng.random(shape) < 0.8, 0, uniform)
+    return uniform
+
+
+def pad_to(x: Ints, shape: tuple[int, ...]) -> Ints:
+    """`x` with zeros behind it up to `shape`: an edge tile computes with zeros in its unused lanes."""
+    return np.pad(x, [(0, full - size) for size, full in zip(x.shape, shape, strict=True)])
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightStationary:
+    """The discipline of an array that holds a tile of weights while activations stream through it.
+
+    A tile W[tile_k, tile_n] is loaded in `load_beats` beats of `i_weight`; then beats of `i_act`, each one row of A's
+    tile and the partial sums it adds to, until one is marked `last`. A beat of `i_act` transferred in cycle t is shown
+    at `o_psum` in cycle t + latency when nothing stalls. All registers stand still while an output waits. The next
+    tile's weights are taken as soon as no beat stands before the output register, so that stall-free folds follow
+    each other every load_beats + M + latency - 1 cycles.
+    """
+
+    tile_k: int
+    tile_n: int
+    load_beats: int
+    latency: int
+
+
+def stationary_timing(geometry: WeightStationary, M: Any, K: Any, N: Any) -> Timing:
+    """Cycles of a whole GEMM: folds over N outside, over K inside, partial sums going round through `i_act`."""
+    check_shape(M=M, K=K, N=N)
+    count = folds(K, geometry.tile_k) * folds(N, geometry.tile_n)
+    return Timing(
+        total_cycles=count * (geometry.load_beats + M + geometry.latency - 1) + 1,
+        load_cycles=count * geometry.load_beats,
+        stream_cycles=count * M,
+        drain_cycles=count * (geometry.latency - 1) + 1,
+        work=M * K * N,
+        peak_per_cycle=geometry.tile_k * geometry.tile_n,
+    )
+
+
+class StationaryControl:
+    """Control state of `WeightStationary`: weight beats taken so far and which stages hold a beat."""
+
+    def __init__(self, geometry: WeightStationary, last: NDArray[np.bool_]) -> None:
+        self.geometry = geometry
+        self.last = last
+        self.loaded = 0
+        self.pipeline = PipelineControl(geometry.latency, "i_act")
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        full = self.loaded == self.geometry.load_beats
+        empty = all(beat is None for beat in self.pipeline.stages[:-1])
+        return {"i_weight": not full and empty, "i_act": full and self.pipeline.ready(valid, accept)["i_act"]}
+
+    def shown(self) -> int | None:
+        return self.pipeline.shown()
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        if "i_weight" in taken:
+            self.loaded += 1
+        if "i_act" in taken and self.last[taken["i_act"]]:
+            self.loaded = 0
+        self.pipeline.clock(taken, accept)
+
+
+def stationary_trace(
+    geometry: WeightStationary, stimulus: Stimulus, tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints]
+) -> Trace:
+    """Trace of a weight-stationary array; `tile_golden(weight_beats, act[m, tile_k], psum[m, tile_n])` is its data
+    path."""
+    acts, weights = stimulus.beats["i_act"], stimulus.beats["i_weight"]
+    last = acts["last"].astype(bool)
+    outputs = [np.zeros((0, geometry.tile_n), dtype=np.int64)]
+    start = 0
+    for fold, end in enumerate((np.flatnonzero(last) + 1).tolist()):
+        beats = slice(fold * geometry.load_beats, (fold + 1) * geometry.load_beats)
+        tile = {field: values[beats] for field, values in weights.items()}
+        outputs.append(tile_golden(tile, acts["act"][start:end], acts["psum"][start:end]))
+        start = end
+    control = StationaryControl(geometry, last)
+    index, ready = step_streams(control, stimulus, "o_psum", len(last))
+    return assemble_trace(stimulus, index, ready, "o_psum", {"psum": np.concatenate(outputs)})
+
+
+def stationary_beats(
+    geometry: WeightStationary,
+    a: Ints,
+    columns: int,
+    psum: Ints | None,
+    weight_tile: Callable[[slice, slice], Mapping[str, Ints]],
+    tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints],
+) -> Beats:
+    """All input beats of a GEMM: for each fold over N, for each fold over K, the tile's weights and then M activations.
+
+    `weight_tile(rows of W, columns of W)` gives the load beats of one tile. Partial sums of a later K fold are what the
+    array itself put out for the one before; they come from `tile_golden`, and the comparison of `o_psum` proves them.
+    """
+    m, k = a.shape
+    acts: list[Mapping[str, Ints]] = []
+    weights: list[Mapping[str, Ints]] = []
+    for n0 in range(0, columns, geometry.tile_n):
+        cols = slice(n0, min(n0 + geometry.tile_n, columns))
+        start = np.zeros((m, cols.stop - n0), dtype=np.int64) if psum is None else psum[:, cols]
+        sums = pad_to(start, (m, geometry.tile_n))
+        for k0 in range(0, k, geometry.tile_k):
+            rows = slice(k0, min(k0 + geometry.tile_k, k))
+            tile = weight_tile(rows, cols)
+            act = pad_to(a[:, rows], (m, geometry.tile_k))
+            acts.append({"act": act, "psum": sums, "last": (np.arange(m) == m - 1).astype(np.int64)})
+            weights.append(tile)
+            sums = tile_golden(tile, act, sums)
+    return {"i_weight": join_beats(weights), "i_act": join_beats(acts)}
+
+
+def join_beats(parts: Sequence[Mapping[str, Ints]]) -> dict[str, Ints]:
+    """Runs of beats one after another."""
+    return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
+
+
+def stationary_result(geometry: WeightStationary, shape: tuple[int, int, int], out_beats: Mapping[str, Ints]) -> Ints:
+    """Y[M, N] from the output beats of a whole GEMM: those of the last K fold of each N fold."""
+    m, k, n = shape
+    tiles = out_beats["psum"].reshape(folds(n, geometry.tile_n), folds(k, geometry.tile_k), m, geometry.tile_n)
+    return np.concatenate(list(tiles[:, -1]), axis=1)[:, :n]

@@ -1,0 +1,331 @@
+"""What a unit is: its contract, the records that pass between its functions, and the stepping of its streams.
+
+A unit is a pair of files of one name, `models/<unit>.py` and `rtl/<unit>.py`. The model file defines the names
+listed in `Unit`; everything else in the project reaches a unit through this contract and never by its name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ints = NDArray[np.int64]
+Beats = Mapping[str, Mapping[str, Ints]]
+"""Stream name -> payload field -> integers of shape [beats, *lanes]."""
+
+
+class InputError(ValueError):
+    """A refusal: one line that names the place, the rule and the nearest valid choice. The command line exits with
+    2."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise `InputError(message)` unless `condition` holds."""
+    if not condition:
+        raise InputError(message)
+
+
+def nearest(word: str, choices: typing.Iterable[str]) -> str:
+    """A hint for a mistyped name: `did you mean 'x'?` where one is close, otherwise all the valid names."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(word, names, n=1)
+    return f"did you mean {close[0]!r}?" if close else "one of: " + ", ".join(names)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Cycles of one run without stalls, compute only (memory is the system model's).
+
+    Every field is an int, or an int64 array where `timing` was given arrays of shapes. `total_cycles` counts from the
+    first transferred input beat up to and including the cycle of the last output beat.
+    """
+
+    total_cycles: Any
+    load_cycles: Any
+    """cycles in which stationary operands are loaded"""
+    stream_cycles: Any
+    """cycles in which activations are transferred"""
+    drain_cycles: Any
+    """all others: fill, drain and the latency between folds"""
+    work: Any
+    """useful operations: multiply-accumulates of a GEMM, input points of a transform"""
+    peak_per_cycle: int
+    """the work of a cycle in which every lane is busy"""
+    stall_cycles: Any = 0
+    """cycles lost to idle inputs or back-pressure; 0 here by definition, counted by the system model"""
+
+    @property
+    def utilization(self) -> Any:
+        """Useful work over the work that all cycles could have held, 0 to 1."""
+        return self.work / (self.total_cycles * self.peak_per_cycle)
+
+
+@dataclass(frozen=True)
+class Op:
+    """`count` energy-bearing operations of one kind and width.
+
+    kind: `mul` (bits x bits2), `add` (bits), `mux` (bits, one of bits2 inputs), `shift` (bits, by up to bits2 places),
+    `reg` (bits written).
+    """
+
+    kind: str
+    count: int
+    bits: int
+    bits2: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stimulus:
+    """What the outside does to a unit's streams.
+
+    `beats` holds what each input stream transfers, in order. `offer[name]` says in which cycles a *new* beat may
+    first be shown; once shown it stays until it is transferred. `accept[name]` says in which cycles an output stream's
+    `ready` is
+    high. Both are boolean patterns, repeated for as long as needed, with at least one True. A port that shows no beat
+    shows all ones in every payload bit. A trace ends `tail` cycles after the last output beat, or after `cycles` cycles
+    where given (a run cut off, to be followed by a reset).
+    """
+
+    beats: Beats
+    offer: Mapping[str, NDArray[np.bool_]]
+    accept: Mapping[str, NDArray[np.bool_]]
+    tail: int = 4
+    cycles: int | None = None
+
+
+Trace = dict[str, NDArray[Any]]
+"""Port -> value of every cycle: `<stream>.valid`, `<stream>.ready` (bool [T]) and `<stream>.payload.<field>`
+(int64 [T, *lanes]). An output that is not valid has a payload of zero."""
+
+
+class Control(Protocol):
+    """The control state of a unit, stepped one cycle at a time; payloads do not enter it except `last` marks."""
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        """Ready of each input stream in this cycle; `accept` is the output's ready."""
+        ...
+
+    def shown(self) -> int | None:
+        """Index of the output beat shown in this cycle, None when not valid."""
+        ...
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        """The clock edge. `taken` maps each input stream that transfers to the index of its beat."""
+        ...
+
+
+def step_streams(
+    control: Control, stimulus: Stimulus, output: str, outputs: int
+) -> tuple[dict[str, Ints], dict[str, NDArray[np.bool_]]]:
+    """Drive `control` with `stimulus` until `outputs` beats have left.
+
+    Returns `(index, ready)`: for each stream the index of the beat shown in each cycle (-1: not valid) and its ready.
+    Raises InputError when 4 repetitions of the longest pattern pass without a transfer (the beats do not fit the unit).
+    """
+    counts = {name: len(next(iter(fields.values()))) for name, fields in stimulus.beats.items()}
+    sent = dict.fromkeys(counts, 0)
+    showing = dict.fromkeys(counts, False)
+    index: dict[str, list[int]] = {name: [] for name in (*counts, output)}
+    readies: dict[str, list[bool]] = {name: [] for name in (*counts, output)}
+    patience = 4 * max(len(p) for p in (*stimulus.offer.values(), *stimulus.accept.values())) + 4096
+    received = cycle = quiet = 0
+    end = stimulus.cycles
+    while end is None or cycle < end:
+        for name, count in counts.items():
+            pattern = stimulus.offer[name]
+            showing[name] = sent[name] < count and (showing[name] or bool(pattern[cycle % len(pattern)]))
+        accept_pattern = stimulus.accept[output]
+        accept = bool(accept_pattern[cycle % len(accept_pattern)])
+        ready = control.ready(showing, accept)
+        shown = control.shown()
+        taken = {name: sent[name] for name in counts if showing[name] and ready[name]}
+        for name in counts:
+            index[name].append(sent[name] if showing[name] else -1)
+            readies[name].append(ready[name])
+        index[output].append(-1 if shown is None else shown)
+        readies[output].append(accept)
+        control.clock(taken, accept)
+        for name in taken:
+            sent[name] += 1
+            showing[name] = False
+        left = accept and shown is not None
+        received += left
+        quiet = 0 if taken or left else quiet + 1
+        require(quiet < patience, f"stimulus: no transfer for {patience} cycles; the beats do not fit the unit")
+        cycle += 1
+        if end is None and received == outputs:
+            end = cycle + stimulus.tail
+    return (
+        {name: np.array(values, dtype=np.int64) for name, values in index.items()},
+        {name: np.array(values, dtype=bool) for name, values in readies.items()},
+    )
+
+
+def assemble_trace(
+    stimulus: Stimulus,
+    index: Mapping[str, Ints],
+    ready: Mapping[str, NDArray[np.bool_]],
+    output: str,
+    out_beats: Mapping[str, Ints],
+) -> Trace:
+    """Put the beats' payloads where `index` shows them: all ones on an idle input, zeros on an idle output."""
+    trace: Trace = {}
+    for name, shown in index.items():
+        trace[f"{name}.valid"] = shown >= 0
+        trace[f"{name}.ready"] = ready[name]
+        idle = 0 if name == output else -1
+        for field, values in (out_beats if name == output else stimulus.beats[name]).items():
+            padded = np.concatenate([values, np.full((1, *values.shape[1:]), idle, dtype=np.int64)])
+            trace[f"{name}.payload.{field}"] = padded[shown]
+    return trace
+
+
+class PipelineControl:
+    """A pipeline of `latency` register stages under one advance enable: it stands still while an output waits.
+
+    A beat transferred in cycle t is shown in cycle t + latency when nothing stalls.
+    """
+
+    def __init__(self, latency: int, stream: str) -> None:
+        self.stages: list[int | None] = [None] * latency
+        self.stream = stream
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:  # noqa: ARG002 - Control's signature
+        return {self.stream: self.advance(accept)}
+
+    def advance(self, accept: bool) -> bool:
+        return accept or self.stages[-1] is None
+
+    def shown(self) -> int | None:
+        return self.stages[-1]
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        if self.advance(accept):
+            self.stages = [taken.get(self.stream), *self.stages[:-1]]
+
+
+class Kind(StrEnum):
+    """What a unit does, and with it which operands its functions take."""
+
+    GEMM = "gemm"
+    """Y[M, N] = A[M, K] @ W[K, N]; shape M, K, N; operands A, W"""
+    TRANSFORM = "transform"
+    """Y[M, K] from X[M, K]; shape M, K; operand X"""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One entry of the catalogue: the functions of `models/<name>.py`, imported when first used.
+
+    That module defines
+
+    - its params class, named like the unit with `Params` behind (`LutGemmParams`), and `PRESETS`, name -> params;
+    - `golden(params, *operands)`: what the hardware computes, int64, vectorised;
+    - `timing(params, **shape)`: exact cycles as `Timing`; shapes may be int64 arrays;
+    - `trace(params, stimulus)`: every port of every cycle as `Trace`;
+    - `ops(params, **shape)`: the energy-bearing operations as a tuple of `Op`;
+    - `beats(params, *operands)`: the input beats of a whole run; `result(params, operands, out_beats)`: its inverse,
+      the output beats put together like `golden`'s result;
+    - `shape_of(params, *operands)`: the shape that `timing` and `ops` take;
+    - `sample(params, rng, **shape)`: random operands with corners, of a random small shape where none is given;
+    - GEMM engines also `weight_format(params)`: name and options of the `models.formats` format whose codes the engine
+      takes; `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W,
+      with the number of fraction bits of the output.
+    """
+
+    name: str
+    kind: Kind
+    summary: str
+    params_name: str
+
+    @cached_property
+    def module(self) -> Any:
+        return importlib.import_module(f"models.{self.name}")
+
+    @property
+    def params_type(self) -> type:
+        return typing.cast(type, getattr(self.module, self.params_name))
+
+    @property
+    def presets(self) -> Mapping[str, Any]:
+        return typing.cast(Mapping[str, Any], self.module.PRESETS)
+
+    def params(self, **values: Any) -> Any:
+        """The unit's params object. Values may be text (from a command line or file); they take the field's type.
+
+        Raises InputError naming the unit, the parameter and the rule.
+        """
+        hints = typing.get_type_hints(self.params_type)
+        for name in values:
+            require(name in hints, f"{self.name}: no parameter {name!r}; {nearest(name, hints)}")
+        return self.params_type(**{name: _as_type(self.name, name, v, hints[name]) for name, v in values.items()})
+
+    def preset(self, name: str) -> Any:
+        """The params of a named preset; InputError with the nearest name otherwise."""
+        require(name in self.presets, f"{self.name}: no preset {name!r}; {nearest(name, self.presets)}")
+        return self.presets[name]
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name in CONTRACT:
+            return typing.cast(Callable[..., Any], getattr(self.module, name))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+CONTRACT = frozenset(
+    {"golden", "timing", "trace", "ops", "beats", "result", "sample", "shape_of"}
+    | {"weight_format", "operand", "from_integers"}
+)
+
+
+def _as_type(unit: str, name: str, value: Any, hint: Any) -> Any:
+    """`value` as the type of the params field: text is read, anything else must already fit."""
+    options = [t for t in (typing.get_args(hint) or (hint,)) if t is not type(None)]
+    kind = options[0]
+    if value is None or (isinstance(value, str) and value.lower() == "none"):
+        require(len(options) < len(typing.get_args(hint)), f"{unit}: {name} takes {kind.__name__}, not none")
+        return None
+    if isinstance(kind, type) and issubclass(kind, StrEnum):
+        choices = [member.value for member in kind]
+        match = next((c for c in choices if c.lower() == str(value).lower()), None)
+        require(match is not None, f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
+        return kind(typing.cast(str, match))
+    if kind is bool:
+        words = {"true": True, "1": True, "false": False, "0": False}
+        read = value if isinstance(value, bool) else words.get(str(value).lower())
+        require(isinstance(read, bool), f"{unit}: {name}={value!r} is not a truth value; true or false")
+        return read
+    if kind is int:
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)):
+            raise InputError(f"{unit}: {name}={value!r} is not a whole number")
+        try:
+            return int(value)
+        except ValueError:
+            raise InputError(f"{unit}: {name}={value!r} is not a whole number") from None
+    return value
+
+
+def check_range(unit: str, params: Any, **limits: tuple[int, int]) -> None:
+    """Refuse a params object whose named integer fields lie outside their inclusive limits."""
+    for name, (low, high) in limits.items():
+        value = getattr(params, name)
+        require(
+            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
+            f"{unit}: {name} must be a whole number from {low} to {high}, not {value!r}",
+        )
+
+
+def fields_of(params: Any) -> Iterator[tuple[str, Any]]:
+    """Name and plain value of every field of a params object, in order of definition."""
+    for field in dataclasses.fields(params):
+        value = getattr(params, field.name)
+        yield field.name, value.value if isinstance(value, StrEnum) else value
