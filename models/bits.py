@@ -49,8 +49,7 @@ def signed_bits(low: int, high: int) -> int:
 
 def wrap(x: Ints, bits: int) -> Ints:
     """`x` modulo 2^bits as a two's-complement number; bits 1 to 63, `x` any int64."""
-    half = np.int64(1) << np.int64(bits - 1)
-    mask = (half << np.int64(1)) - np.int64(1)
+    half, mask = np.int64(1 << (bits - 1)), np.int64((1 << bits) - 1)
     return ((x + half) & mask) - half
 
 

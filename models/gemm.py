@@ -74,7 +74,7 @@ def accumulate(a: NDArray[Any], w: NDArray[Any], psum: Ints | None, acc_bits: in
     start = np.zeros((a.shape[0], w.shape[1]), dtype=np.int64) if psum is None else psum
     wide = high + _magnitude(a) * _magnitude(w) > np.iinfo(np.int32).max
     kind = np.int64 if wide else np.int32
-    out = np.ascontiguousarray(start, dtype=kind)
+    out = np.array(start, dtype=kind, order="C")  # a copy: the kernel adds in place
     _saturating_kernel()(
         np.ascontiguousarray(a, dtype=kind), np.ascontiguousarray(w, dtype=kind), out, kind(low), kind(high)
     )

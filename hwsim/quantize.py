@@ -1,0 +1,123 @@
+"""A float network on a low-bit engine: every linear layer's integer product is the engine's own `golden`.
+
+Per layer: x -> transform -> integers of act_bits with a scale and zero point a token -> engine -> real values. With
+codes a, zero points z and integer weights w, an output is (sum a w - z sum w) * token scale * column step + bias.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.networks import mlp
+from hwsim.networks.mlp import Mlp
+from hwsim.transforms import NoTransform, Transform
+from models.catalog import unit_of
+from models.formats import IntFormat, Quantized, get_format
+from models.unit import Kind, require
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedLinear:
+    """One linear layer as the engine holds it."""
+
+    params: Any
+    """the engine's parameters"""
+    weights: Quantized
+    """[K, N] after the transform's fold; one step a column"""
+    operand: Any
+    """the weights as the engine's W"""
+    column_sums: Ints
+    """[N] sums of the integer weights: what a unit of activation zero point adds"""
+    bias: Floats
+    activations: IntFormat
+    transform: Transform
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class QuantizedNetwork:
+    """A network's layers for one engine; `engine` and `emulated` are what `mlp.forward` and `mlp.accuracy` take."""
+
+    layers: tuple[QuantizedLinear, ...]
+
+    def engine(self, layer: int, x: Floats) -> Floats:
+        """The layer with its product computed by the engine, bit for bit."""
+        return on_engine(self.layers[layer], x)
+
+    def emulated(self, layer: int, x: Floats) -> Floats:
+        """The layer in float64 arithmetic on the dequantized values."""
+        return emulated(self.layers[layer], x)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Stored bits of all weights, scales included, over their number."""
+        sizes = [layer.weights.codes.size for layer in self.layers]
+        bits = [layer.weights.bits_per_value * size for layer, size in zip(self.layers, sizes, strict=True)]
+        return sum(bits) / sum(sizes)
+
+
+def quantize_network(
+    network: Mlp, params: Any, *, transform: Transform | None = None, act_symmetric: bool = False
+) -> QuantizedNetwork:
+    """The network's layers for the engine with these params, in the engine's own weight format.
+
+    Activations take signed integers of params.act_bits, one scale a token, asymmetric unless `act_symmetric`.
+    InputError for a unit that is no GEMM engine, or whose format gives a column more than one step.
+    """
+    chosen = NoTransform() if transform is None else transform
+    pairs = zip(network.weights, network.biases, strict=True)
+    return QuantizedNetwork(layers=tuple(_quantize_layer(W, b, params, chosen, act_symmetric) for W, b in pairs))
+
+
+def _quantize_layer(W: Floats, bias: Floats, params: Any, transform: Transform, act_symmetric: bool) -> QuantizedLinear:
+    engine = unit_of(params)
+    require(engine.kind is Kind.GEMM, f"quantize: {engine.name} multiplies no matrices; take a GEMM engine")
+    name, options = engine.weight_format(params)
+    weights = get_format(name, **options).quantize(transform.fold_weights(W), axis=0)
+    integers = _integers(engine.name, weights)
+    return QuantizedLinear(
+        params=params,
+        weights=weights,
+        operand=engine.operand(params, weights),
+        column_sums=integers.sum(axis=0),
+        bias=bias,
+        activations=IntFormat(bits=params.act_bits, symmetric=act_symmetric),
+        transform=transform,
+    )
+
+
+def _integers(engine: str, weights: Quantized) -> Ints:
+    """The integer weights; InputError unless each column has one step."""
+    one_step = weights.integers is not None and weights.step is not None and weights.step.shape[0] == 1
+    require(one_step, f"quantize: {engine}'s weight format needs integers with one step a column")
+    assert weights.integers is not None
+    return weights.integers
+
+
+def on_engine(layer: QuantizedLinear, x: Floats) -> Floats:
+    """Outputs [M, N] of activations [M, K], the integer product from the engine's `golden`."""
+    q = layer.activations.quantize(layer.transform.on_hardware(x), axis=-1)
+    product = unit_of(layer.params).golden(layer.params, q.codes, layer.operand)
+    if q.offsets is not None:
+        product = product - q.offsets * layer.column_sums
+    return product * (q.scales * layer.weights.step) + layer.bias
+
+
+def emulated(layer: QuantizedLinear, x: Floats) -> Floats:
+    """Outputs [M, N] from the real values that the codes stand for, multiplied in float64."""
+    q = layer.activations.quantize(layer.transform.emulated(x), axis=-1)
+    return q.dequantize() @ layer.weights.dequantize() + layer.bias
+
+
+def accuracy(network: Mlp, quantized: QuantizedNetwork) -> float:
+    """Fraction of the test set classified rightly with every product computed by the engine."""
+    return mlp.accuracy(network, quantized.engine)
+
+
+def emulated_accuracy(network: Mlp, quantized: QuantizedNetwork) -> float:
+    """The same fraction from float64 arithmetic on the dequantized values."""
+    return mlp.accuracy(network, quantized.emulated)

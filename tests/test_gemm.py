@@ -1,0 +1,82 @@
+"""Exact products and ordered accumulation against int64 arithmetic and a plain loop."""
+
+import numpy as np
+import pytest
+
+from models import gemm
+from models.bits import Overflow, signed_range
+from models.unit import InputError
+
+
+@pytest.mark.parametrize("bits_a, bits_w", [(8, 8), (12, 12), (16, 16), (20, 22), (30, 30)])
+@pytest.mark.parametrize("k", [1, 127, 1024, 3000])
+def test_exact_matmul_equals_int64(bits_a, bits_w, k):
+    rng = np.random.default_rng(k + bits_a)
+    a = rng.integers(*signed_range(bits_a), size=(3, k), endpoint=True)
+    w = rng.integers(*signed_range(bits_w), size=(k, 5), endpoint=True)
+    a[0], w[:, 0] = signed_range(bits_a)[0], signed_range(bits_w)[0]  # every product at its largest
+    if bits_a < 30:
+        assert (gemm.exact_matmul(a, w) == a @ w).all()
+    else:  # beyond 2^62 only smaller operands keep the promise that sums stay below 2^63
+        assert (gemm.exact_matmul(a >> 4, w >> 4) == (a >> 4) @ (w >> 4)).all()
+
+
+def test_exact_matmul_would_be_wrong_without_the_split():
+    k = 4096
+    a, w = np.full((1, k), -(2**11)), np.full((k, 1), -(2**11))
+    a[0, 0], w[0, 0] = 1, 1  # an odd sum of 35 bits
+    want = int((a @ w)[0, 0])
+    assert int((a.astype(np.float32) @ w.astype(np.float32))[0, 0]) != want
+    assert int(gemm.exact_matmul(a, w)[0, 0]) == want
+
+
+def accumulated(a, w, start, bits, overflow):
+    """Products added one by one, in Python integers."""
+    low, high = signed_range(bits)
+    out = np.zeros((a.shape[0], w.shape[1]), dtype=np.int64)
+    for i in range(a.shape[0]):
+        for j in range(w.shape[1]):
+            acc = int(start[i, j])
+            for k in range(a.shape[1]):
+                acc += int(a[i, k]) * int(w[k, j])
+                if overflow is Overflow.WRAP:
+                    acc = (acc - low) % (high - low + 1) + low
+                else:
+                    acc = min(max(acc, low), high)
+            out[i, j] = acc
+    return out
+
+
+@pytest.mark.parametrize("overflow", list(Overflow))
+@pytest.mark.parametrize("bits", [4, 10, 14, 17, 34])
+def test_accumulate_in_order_equals_a_plain_loop(overflow, bits):
+    rng = np.random.default_rng(bits)
+    for wide in (8, 16):
+        a = rng.integers(*signed_range(wide), size=(4, 37), endpoint=True)
+        w = rng.integers(*signed_range(wide), size=(37, 6), endpoint=True)
+        start = rng.integers(*signed_range(bits), size=(4, 6), endpoint=True)
+        assert (gemm.accumulate(a, w, start, bits, overflow) == accumulated(a, w, start, bits, overflow)).all()
+
+
+def test_saturation_depends_on_the_order():
+    a, w = np.array([[100, 100, -100]]), np.array([[1], [1], [1]])
+    forward = gemm.accumulate(a, w, None, 8, Overflow.SATURATE)
+    backward = gemm.accumulate(a[:, ::-1], w, None, 8, Overflow.SATURATE)
+    assert forward.item() == 27
+    assert backward.item() == 100
+
+
+@pytest.mark.parametrize("k, wrapped, saturated", [(31, 31 << 14, 31 << 14), (32, -(1 << 19), (1 << 19) - 1)])
+def test_the_accumulators_limit_is_met_exactly(k, wrapped, saturated):
+    a, w = np.full((1, k), -128), np.full((k, 1), -128)
+    assert gemm.accumulate(a, w, None, 20, Overflow.WRAP).item() == wrapped
+    assert gemm.accumulate(a, w, None, 20, Overflow.SATURATE).item() == saturated
+
+
+def test_shapes_and_operands_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match="N must be a whole number of at least 1, not 0"):
+        gemm.check_shape(M=1, K=2, N=0)
+    with pytest.raises(InputError, match="A's columns must equal W's rows"):
+        gemm.check_operands(np.ones((2, 3)), (4, 5))
+    with pytest.raises(InputError, match=r"A must be a matrix \[M, K\]"):
+        gemm.check_operands(np.ones(3), (3, 5))

@@ -1,0 +1,130 @@
+"""Look-up engines: golden against tables built entry by entry, uniform weights against int64."""
+
+import itertools
+
+import numpy as np
+import pytest
+
+from models.catalog import unit
+from models.lutgemm import BcqWeights, uniform_weights
+from models.unit import InputError
+
+LUTGEMM, SHIFTADD = unit("lutgemm"), unit("shiftadd")
+
+
+def by_tables(params, a, w):
+    """Y by reading literal tables, in Python integers: full tables of all signed sums, one read a key and bit plane."""
+    (m_size, k_size), n_size, mu = a.shape, w.shape[1], params.mu
+    out = np.zeros((m_size, n_size), dtype=np.int64)
+    for m, k0 in itertools.product(range(m_size), range(0, k_size, mu)):
+        x = [int(v) for v in a[m, k0 : k0 + mu]]
+        x += [0] * (mu - len(x))
+        table = [sum(v if key >> i & 1 else -v for i, v in enumerate(x)) for key in range(1 << mu)]
+        group = k0 // w.group
+        for n in range(n_size):
+            for plane in range(params.weight_bits):
+                column = w.codes[k0 : k0 + mu, n]
+                key = sum((int(c) >> plane & 1) << i for i, c in enumerate(column))
+                out[m, n] += int(w.scales[plane, group, n]) * table[key]
+            out[m, n] += int(w.offsets[group, n]) * sum(x)
+    return out
+
+
+@pytest.mark.parametrize("entry, preset", [(u, name) for u in (LUTGEMM, SHIFTADD) for name in u.presets])
+def test_golden_equals_literal_tables(entry, preset):
+    p = entry.preset(preset)
+    wide = entry.params(**{f: getattr(p, f) for f in p.__dataclass_fields__} | {"acc_bits": 48})
+    for seed in range(6):
+        operands = entry.sample(wide, np.random.default_rng(seed))
+        want = by_tables(p, operands[0], operands[1]) + (operands[2] if len(operands) > 2 else 0)
+        got = entry.golden(wide, *operands)
+        half = 1 << 47
+        assert (got == (want + half) % (2 * half) - half).all()
+
+
+@pytest.mark.parametrize("mu", range(1, 9))
+def test_the_half_table_mirrors_every_key(mu):
+    """lut[~key] == -lut[key], and the index and sign by which the half table is read, for every key."""
+    x = np.random.default_rng(mu).integers(-128, 128, mu)
+    lut = [sum(int(v) if key >> i & 1 else -int(v) for i, v in enumerate(x)) for key in range(1 << mu)]
+    mask = (1 << (mu - 1)) - 1
+    for key in range(1 << mu):
+        flip = key >> (mu - 1)
+        index = (key & mask) ^ (mask * flip)
+        assert lut[key] == (-lut[index] if flip else lut[index])
+        assert lut[~key & ((1 << mu) - 1)] == -lut[key]
+
+
+@pytest.mark.parametrize("entry", [LUTGEMM, SHIFTADD])
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 7, 8])
+def test_uniform_weights_are_exactly_the_integer_product(entry, bits):
+    rng = np.random.default_rng(bits)
+    extra = {"scale_bits": 10} if entry is LUTGEMM else {}
+    p = entry.params(weight_bits=bits, group_size=64, **extra)
+    a = rng.integers(-128, 128, (5, 131))
+    w = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), (131, 9))
+    operand, fraction = entry.from_integers(p, w)
+    assert fraction == 1
+    assert (entry.golden(p, a, operand) == 2 * (a @ w)).all()
+
+
+def test_without_its_offset_a_uniform_weight_would_be_wrong():
+    w = uniform_weights(np.array([[3], [-4]]), 3)
+    assert w.integers.tolist() == [[6], [-8]]
+    dropped = BcqWeights(codes=w.codes, scales=w.scales, offsets=0 * w.offsets, group=2)
+    assert dropped.integers.tolist() == [[7], [-7]]
+
+
+def test_groups_take_their_own_scales():
+    codes = np.ones((32, 1), dtype=np.int64)
+    scales = np.array([[[3], [5]]])
+    w = BcqWeights(codes=codes, scales=scales, offsets=np.array([[0], [1]]), group=16)
+    p = LUTGEMM.params(rows=2, cols=1, mu=4, weight_bits=1, group_size=16)
+    assert LUTGEMM.golden(p, np.ones((1, 32), dtype=np.int64), w).item() == 16 * 3 + 16 * 6
+
+
+def test_saturation_happens_once_a_tile():
+    """A tile's sum is exact; only its addition to the accumulator saturates."""
+    p = LUTGEMM.params(rows=1, cols=1, mu=2, weight_bits=1, acc_bits=8, overflow="saturate", act_bits=8)
+    w = BcqWeights(
+        codes=np.ones((4, 1), dtype=np.int64), scales=np.array([[[1]]]), offsets=np.array([[0]]), group=4
+    )
+    assert LUTGEMM.golden(p, np.array([[120, -100, 100, 120]]), w).item() == 127
+    assert LUTGEMM.golden(p, np.array([[120, 100, -100, -120]]), w).item() == 127 - 220
+
+
+def test_a_negative_power_of_two_term_counts():
+    p = SHIFTADD.params(rows=1, cols=1, mu=1, weight_bits=1, num_terms=2, max_shift=3)
+    w = BcqWeights(codes=np.array([[1]]), scales=np.array([[[7]]]), offsets=np.array([[0]]), group=1)
+    assert SHIFTADD.golden(p, np.array([[5]]), w).item() == 35  # 7 = 8 - 1: without the sign it would be 45
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"group_size": 48}, r"group_size must be a multiple of rows \* mu = 32, not 48; nearest: 64"),
+        ({"mu": 9}, "mu must be a whole number from 1 to 8, not 9"),
+        ({"weight_bits": 0}, "weight_bits must be a whole number from 1 to 8"),
+        ({"half_table": "maybe"}, "half_table='maybe' is not a truth value"),
+    ],
+)
+def test_impossible_parameters_are_refused(values, message):
+    for entry in (LUTGEMM, SHIFTADD):
+        with pytest.raises(InputError, match=message):
+            entry.params(**values)
+
+
+def test_scales_that_the_words_cannot_hold_are_refused():
+    codes = np.array([[1]])
+    big = BcqWeights(codes=codes, scales=np.array([[[11]]]), offsets=np.array([[0]]), group=1)
+    a = np.array([[1]])
+    with pytest.raises(InputError, match="scales: 11 is outside"):
+        LUTGEMM.golden(LUTGEMM.params(weight_bits=1, scale_bits=4), a, big)
+    with pytest.raises(InputError, match="11 is not a sum of 2 signed powers of two"):
+        SHIFTADD.golden(SHIFTADD.params(weight_bits=1, num_terms=2), a, big)
+    with pytest.raises(InputError, match="W has 1 bit planes, the array 4"):
+        LUTGEMM.golden(LUTGEMM.params(), a, big)
+    with pytest.raises(InputError, match="need scale_bits of at least 9, not 8"):
+        LUTGEMM.from_integers(LUTGEMM.params(weight_bits=8), codes)
+    with pytest.raises(InputError, match="need max_shift of at least 3, not 2"):
+        SHIFTADD.from_integers(SHIFTADD.params(max_shift=2), codes)
