@@ -1,0 +1,86 @@
+"""Finished results on disk, found by the content of everything that made them."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hwsim.files import sweep_stale, write_atomic
+from hwsim.synth import SynthResult
+from models.unit import InputError
+
+
+def key_of(verilog: str, top: str, liberty_text: str, tool: str) -> str:
+    """SHA-256 over all that determines a result, this package's own source (and so its scripts) included."""
+    digest = hashlib.sha256()
+    for part in (verilog, top, liberty_text, tool, _own_source()):
+        content = part.encode()
+        digest.update(len(content).to_bytes(8, "little") + content)
+    return digest.hexdigest()
+
+
+@cache
+def _own_source() -> str:
+    return "\0".join(path.read_text() for path in sorted(Path(__file__).parent.glob("*.py")))
+
+
+def get_or_make(folder: Path, key: str, make: Callable[[], SynthResult]) -> SynthResult:
+    """The stored result, or that of `make`, stored. Two processes that want the same one make it once.
+
+    InputError for a damaged entry, naming it, and for a folder that cannot be written.
+    """
+    path = folder / f"{key}.json"
+    if path.exists():
+        return read(path)
+    with _locked(folder, key):
+        if path.exists():
+            return read(path)
+        result = make()
+        write_atomic(path, _entry(result))
+        return result
+
+
+@contextmanager
+def _locked(folder: Path, key: str) -> Iterator[None]:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / f"{key}.lock").open("w")
+    except OSError as error:
+        raise InputError(f"synthesis cache {folder}: {error.strerror}; set HWSIM_CACHE to a writable folder") from None
+    with lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, also when the process is killed
+        sweep_stale(folder)
+        yield
+
+
+def _entry(result: SynthResult) -> str:
+    content = asdict(result)
+    return json.dumps({"sha256": _checksum(content), "result": content}, indent=1) + "\n"
+
+
+def _checksum(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read(path: Path) -> SynthResult:
+    """The result in a cache entry. InputError naming the file and the remedy where it is damaged."""
+    try:
+        entry = json.loads(path.read_text())
+        content = entry["result"]
+        whole = entry["sha256"] == _checksum(content) and set(content) == {f.name for f in fields(SynthResult)}
+    except (ValueError, KeyError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise InputError(f"synthesis cache entry {path} is damaged; delete that file and it is computed again")
+    lists = {
+        "critical_path": tuple(content["critical_path"]),
+        "modules": tuple(tuple(module) for module in content["modules"]),
+    }
+    return SynthResult(**(content | lists))

@@ -1,0 +1,165 @@
+"""Yosys in a child process: Verilog and Liberty in, mapped netlists of both multiplier flows out.
+
+No text of a user ever stands in a Yosys command: the files have fixed names in a fresh folder, and the top module's
+name is validated. The child is its own process group with limits on wall time, CPU time and memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from models.unit import InputError, require
+
+NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+MEMORY_BYTES = 8 * 2**30
+"""RLIMIT_DATA of the child; a 4096-PE array stays far below"""
+
+ABC_SCRIPT = """strash
+&get -n
+&dch -f
+&nf
+&put
+buffer -c
+topo
+upsize
+dnsize
+stime -p
+"""
+
+FRONT = (
+    "read_verilog -defer design.v",
+    "hierarchy -check -top {top}",
+    "proc",
+    "opt_clean",
+    "tee -q -o products.txt select -list t:$mul",
+    "design -save front",
+)
+MAP = (
+    "setattr -unset init",
+    "dfflibmap -liberty cells.lib",
+    "abc -liberty cells.lib -script map.abc",
+    "opt_clean -purge",
+)
+# -noabc: mapping at once gave one 8-bit MAC in SG13G2 20 % less delay for 4 % more area than after Yosys's own ABC run
+ARRAY = ("synth -noabc -top {top}", *MAP, "write_json array.json")
+# only the modules that multiply, the others as black boxes; without a top, since the top may be one of the others
+BOOTH = (
+    "design -load front",
+    "blackbox t:$mul %m %n",
+    "setattr -mod -unset top",
+    "synth -booth -noabc -run coarse:check",
+    *MAP,
+    "write_json booth.json",
+)
+
+# Runs in the child. argv: seconds, bytes; as JSON the commands always run and those run where something multiplies.
+CHILD = """
+import json, pathlib, resource, sys
+seconds, size = int(sys.argv[1]), int(sys.argv[2])
+resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+from pyosys import libyosys as ys
+design = ys.Design()
+for command in json.loads(sys.argv[3]):
+    ys.run_pass(command, design)
+if pathlib.Path("products.txt").read_text().strip():
+    for command in json.loads(sys.argv[4]):
+        ys.run_pass(command, design)
+"""
+
+
+def check_top(top: str) -> None:
+    """Refuse a top module's name that could be more than a name."""
+    rule = "a letter or _, then up to 63 letters, digits or _"
+    require(NAME.fullmatch(top) is not None, f"top module {top!r}: {rule}")
+
+
+def check_self_contained(verilog: str) -> None:
+    """Refuse text that reads other files: results are kept by the text alone."""
+    found = re.search(r"`include\b|\$readmem[bh]\b", verilog)
+    require(found is None, f"Verilog: {found and found[0]} reads another file; give one self-contained text")
+
+
+def version() -> str:
+    """The installed pyosys version. InputError with the remedy where it is absent."""
+    require(find_spec("pyosys") is not None, "synthesis needs pyosys: pip install 'hwsim[rtl]'")
+    from importlib.metadata import version as installed
+
+    return installed("pyosys")
+
+
+def mapped_netlists(verilog: str, top: str, liberty_text: str, time_limit_s: float) -> dict[str, dict[str, Any]]:
+    """Flow name (`array`, and `booth` where the design multiplies) -> Yosys's JSON netlist mapped on the library.
+
+    Hierarchy is kept: every distinct module is synthesised once. InputError with Yosys's own message on an ERROR, and
+    when the time or memory limit is reached.
+    """
+    check_top(top)
+    version()
+    with tempfile.TemporaryDirectory(prefix="hwsim-synth-") as name:
+        folder = Path(name)
+        (folder / "design.v").write_text(verilog)
+        (folder / "cells.lib").write_text(liberty_text)
+        (folder / "map.abc").write_text(ABC_SCRIPT)
+        _run(folder, top, time_limit_s)
+        array = json.loads((folder / "array.json").read_text())
+        booth = folder / "booth.json"
+        return {"array": array} | ({"booth": _merged(array, json.loads(booth.read_text()))} if booth.exists() else {})
+
+
+def _merged(array: dict[str, Any], booth: dict[str, Any]) -> dict[str, Any]:
+    """The array netlist with the modules that the Booth flow synthesised in place of its own."""
+    own = {name: m for name, m in booth["modules"].items() if "blackbox" not in m["attributes"]}
+    return {"modules": array["modules"] | own}
+
+
+def _run(folder: Path, top: str, time_limit_s: float) -> None:
+    """The child process: wait for it, or kill its whole group."""
+    steps = [json.dumps([c.format(top=top) for c in commands]) for commands in (FRONT + ARRAY, BOOTH)]
+    limits = [str(int(time_limit_s) + 1), str(MEMORY_BYTES)]
+    # TMPDIR: Yosys caches parsed libraries in the temporary folder by path, and would answer with another run's cells
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    with (folder / "log.txt").open("wb") as log:
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD, *limits, *steps],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            status = child.wait(timeout=time_limit_s)
+        except subprocess.TimeoutExpired:
+            _kill_group(child)
+            raise InputError(f"synthesis of {top}: not finished after {time_limit_s:g} s; raise the limit") from None
+        except BaseException:  # an interrupt must not leave Yosys running
+            _kill_group(child)
+            raise
+    require(status == 0, f"synthesis of {top}: {_reason(folder / 'log.txt', status)}")
+
+
+def _kill_group(child: subprocess.Popen[bytes]) -> None:
+    """End the child, which has not been waited for yet, and its ABC processes."""
+    os.killpg(child.pid, signal.SIGKILL)
+    child.wait()
+
+
+def _reason(log: Path, status: int) -> str:
+    lines = log.read_text(errors="replace").splitlines()
+    errors = [line for line in lines if "ERROR" in line]
+    if errors:
+        return f"Yosys says {errors[-1].strip()}"
+    if any("MemoryError" in line or "bad_alloc" in line for line in lines):
+        return f"Yosys needs more than {MEMORY_BYTES >> 30} GiB"
+    return f"Yosys ended with status {status}: {lines[-1].strip() if lines else 'no output'}"
