@@ -1,0 +1,209 @@
+"""The report: self-contained, escaped, readable without JavaScript, the same bytes for the same results."""
+
+import base64
+import hashlib
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from hwsim.metrics import FRONT, METRICS, pareto
+from hwsim.report import MAX_BYTES, WORDS, script_json, write_report
+from hwsim.store import DONE, FAILED, close_store, open_store, read_store, save, save_study, study_rows
+from models.unit import InputError
+
+NASTY = '</script><img src=x onerror="alert(1)">\'&amp;\n\u2028]]>'
+
+
+def filled(path, *, engines=("systolic 4x4 WS", NASTY), formats=((8, 8), (4, 8), (2, 8))):
+    """A store of one study with numbers drawn from a fixed seed, and one failed point."""
+    rng = np.random.default_rng(3)
+    store = open_store(path)
+    keys = []
+    for engine in engines:
+        for transform in ("none", "hadamard"):
+            for weight_bits, act_bits in formats:
+                keys.append(f"{engine}{transform}{weight_bits}{act_bits}")
+                metrics = {m.name: m.kind(rng.integers(1, 1000)) for m in METRICS.values()}
+                metrics["accuracy"] = float(rng.random())
+                save(store, row(keys[-1], engine, transform, weight_bits, act_bits) | metrics)
+    keys.append("failed")
+    failed = row("failed", "shiftadd", "none", 8, 8) | {"status": FAILED, "message": NASTY}
+    save(store, failed)
+    save_study(store, {"study": {"name": NASTY}, "command": NASTY, "versions": {"a": NASTY}, "points": keys})
+    close_store(store)
+
+
+def row(key, engine, transform, weight_bits, act_bits):
+    return {
+        "key": key,
+        "label": key,
+        "network": "n",
+        "seed": 1,
+        "engine": engine,
+        "unit": engine.split()[0],
+        "format": f"W{weight_bits}A{act_bits}",
+        "weight_bits": weight_bits,
+        "act_bits": act_bits,
+        "transform": transform,
+        "status": DONE,
+        "message": "",
+        "detail": {"params": {}},
+    }
+
+
+class Page(HTMLParser):
+    """Elements, scripts and table cells of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.scripts, self.tables = [], [], []
+        self.in_script = self.in_cell = False
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag == "script":
+            self.in_script = True
+            self.scripts.append((dict(attributes), ""))
+        if tag == "table":
+            self.tables.append([])
+        if tag == "tr":
+            self.tables[-1].append([])
+        if tag in ("td", "th"):
+            self.in_cell = True
+            self.tables[-1][-1].append("")
+
+    def handle_endtag(self, tag):
+        self.in_script = self.in_script and tag != "script"
+        self.in_cell = self.in_cell and tag not in ("td", "th")
+
+    def handle_data(self, data):
+        if self.in_script:
+            self.scripts[-1] = (self.scripts[-1][0], self.scripts[-1][1] + data)
+        if self.in_cell:
+            self.tables[-1][-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def store_path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("store") / "store.sqlite"
+    filled(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def text(store_path):
+    out = store_path.parent / "report.html"
+    write_report(store_path, out)
+    return out.read_text()
+
+
+@pytest.fixture(scope="module")
+def page(text):
+    return Page(text)
+
+
+def rows_of(path):
+    store = read_store(path)
+    try:
+        return study_rows(store)
+    finally:
+        store.close()
+
+
+def test_size_and_repeatability(store_path, text):
+    again = store_path.parent / "again.html"
+    write_report(store_path, again)
+    assert again.read_text() == text
+    assert len(text.encode()) < MAX_BYTES
+
+
+def test_the_table_holds_every_point_and_unit(page, store_path):
+    rows = rows_of(store_path)
+    _, points, *_ = page.tables
+    assert len(points) == len(rows) + 1
+    for heading, metric in zip(points[0][len(WORDS) :], METRICS.values(), strict=False):
+        assert heading == metric.title + metric.unit
+    for cells, row in zip(points[1:], rows, strict=True):
+        assert cells[:3] == [row[word] for word in WORDS]
+        assert cells[3:-1] == [metric.show(row[metric.name]) for metric in METRICS.values()]
+        assert cells[-1] == row["message"]
+
+
+def test_the_front_is_listed_from_the_cheapest_up(page, store_path):
+    done = [row for row in rows_of(store_path) if row["status"] == DONE]
+    front = sorted((done[i] for i in pareto(done, FRONT)), key=lambda row: row[FRONT[1]])
+    assert [cells[:3] for cells in page.tables[0][1:]] == [[row[word] for word in WORDS] for row in front]
+    shaded = [attributes for tag, attributes in page.elements if tag == "tr" and attributes.get("class") == "front"]
+    assert len(shaded) == len(front)
+
+
+def test_figures_are_drawn_without_javascript(page, text):
+    assert len([tag for tag, _ in page.elements if tag == "svg"]) == 3
+    still = text.split('<div class="still">')[1].split("</svg>")[0]
+    assert "area at equal throughput [µm² per GMAC/s]" in still
+    assert "W2A8" in still
+
+
+def test_names_stay_data(page, text):
+    tags = {tag for tag, _ in page.elements}
+    assert not tags & {"img", "iframe", "object", "embed", "link", "base", "form"}
+    assert not [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
+    assert text.count("</script>") == len(page.scripts) == 5
+    assert any(NASTY in cell for table in page.tables for line in table for cell in line)
+
+
+def test_the_policy_admits_our_scripts_alone(page):
+    (policy,) = [a["content"] for tag, a in page.elements if tag == "meta" and "http-equiv" in a]
+    live = [script for attributes, script in page.scripts if attributes.get("type") != "application/json"]
+    hashes = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in live]
+    expected = " ".join(f"'sha256-{value}'" for value in hashes)
+    assert policy == f"default-src 'none'; script-src {expected}; style-src 'unsafe-inline'; img-src data:"
+    position = {tag: index for index, (tag, _) in reversed(list(enumerate(page.elements)))}
+    assert position["meta"] < position["script"]
+
+
+def test_nothing_is_loaded_from_elsewhere(page):
+    for tag, attributes in page.elements:
+        for name in ("src", "href", "xlink:href", "action", "data"):
+            assert not attributes.get(name, "#").startswith(("http", "//", "file")), (tag, attributes)
+
+
+def test_script_json_is_the_same_data_and_cannot_end_the_script(page):
+    data = {"a": [NASTY, "<!--", 1.5]}
+    assert not re.search("[<>&\u2028\u2029]", script_json(data))
+    assert json.loads(script_json(data)) == data
+    specs = [json.loads(script) for attributes, script in page.scripts if attributes.get("type") == "application/json"]
+    assert len(specs) == 3
+    assert NASTY in json.dumps(specs[0], ensure_ascii=False).replace("\\n", "\n").replace('\\"', '"')
+
+
+def test_it_says_how_it_was_made(page, text):
+    for metric in METRICS.values():
+        assert [metric.title, metric.column, metric.unit, metric.direction.value, metric.description] in page.tables[2]
+    for word in ("no wire", "logical effort", "stall-free", "Energy is a count of operations", "Versions"):
+        assert word in text
+
+
+def test_a_study_without_results_has_a_report(tmp_path):
+    path, out = tmp_path / "store.sqlite", tmp_path / "report.html"
+    filled(path, engines=())
+    write_report(path, out)
+    assert "No finished point" in out.read_text()
+
+
+def test_refusals(tmp_path):
+    path, out = tmp_path / "store.sqlite", tmp_path / "report.html"
+    with pytest.raises(InputError, match="no such store"):
+        write_report(path, out)
+    close_store(open_store(path))
+    with pytest.raises(InputError, match="holds no study yet"):
+        write_report(path, out)
+    path.write_bytes(b"something else")
+    with pytest.raises(InputError, match="move it away"):
+        write_report(path, out)
+    assert not out.exists()
