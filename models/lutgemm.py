@@ -58,11 +58,14 @@ class BcqWeights:
     @property
     def integers(self) -> Ints:
         """W as plain integers [K, N]."""
-        group = np.arange(self.codes.shape[0]) // self.group
-        total = self.offsets[group]
+        k, n = self.codes.shape
+        groups = len(self.offsets)
+        codes = gemm.pad_to(self.codes, (groups * self.group, n)).reshape(groups, self.group, n)
+        # a plane's bit is worth -scale where 0 and 2 * scale more where 1
+        total = np.repeat((self.offsets - self.scales.sum(axis=0))[:, None], self.group, axis=1)
         for plane, scale in enumerate(self.scales):
-            total = total + np.where(self.codes >> plane & 1, scale[group], -scale[group])
-        return total
+            total += (codes >> plane & 1) * (2 * scale[:, None])
+        return total.reshape(-1, n)[:k]
 
 
 def uniform_weights(W: NDArray[Any], planes: int) -> BcqWeights:

@@ -37,7 +37,7 @@ def require(condition: bool, message: str) -> None:
 
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
     """A hint for a mistyped name: `did you mean 'x'?` where one is close, otherwise all the valid names."""
-    names = sorted(choices)
+    names = sorted(str(choice) for choice in choices)
     close = difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else "one of: " + ", ".join(names)
 

@@ -15,10 +15,19 @@ from amaranth.hdl import ClockSignal, Fragment, Instance, ResetSignal
 from amaranth.lib.wiring import Component, Flow
 
 
+def _home(params: Any) -> Any:
+    """`rtl/<unit>.py` for the params of `models/<unit>.py`."""
+    return importlib.import_module(f"rtl.{type(params).__module__.rpartition('.')[2]}")
+
+
 def component(params: Any) -> Component:
     """The unit's top: class `LutGemm` of `rtl/lutgemm.py` for a `LutGemmParams`."""
-    name = type(params).__module__.rpartition(".")[2]
-    return getattr(importlib.import_module(f"rtl.{name}"), type(params).__name__.removesuffix("Params"))(params)
+    return getattr(_home(params), type(params).__name__.removesuffix("Params"))(params)
+
+
+def streams(params: Any) -> dict[str, Any]:
+    """Name -> member of the streams at the unit's edge, without making any hardware."""
+    return _home(params).streams(params)
 
 
 def emit(params: Any, top: str | None = None) -> str:
@@ -26,13 +35,8 @@ def emit(params: Any, top: str | None = None) -> str:
 
     The text depends on the params alone (not on PYTHONHASHSEED, the machine or the time).
     """
-    return emit_component(component(params), top or type(params).__module__.rpartition(".")[2])
-
-
-def emit_component(made: Component, top: str) -> str:
-    """Verilog of a component, its shared modules first and module `top` last."""
     emission = Emission()
-    text = _convert(made, top, emission)
+    text = _convert(component(params), top or type(params).__module__.rpartition(".")[2], emission)
     return "\n".join([*emission.texts, text])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
@@ -36,14 +38,19 @@ class Butterfly(Component):
         return m
 
 
+def streams(params: HadamardParams) -> dict[str, Any]:
+    """`i_x` {x[points]} and `o_y` {y[points]}."""
+    x = data.StructLayout({"x": data.ArrayLayout(signed(params.in_bits), params.points)})
+    y = data.StructLayout({"y": data.ArrayLayout(signed(params.out_bits), params.points)})
+    return {"i_x": In(stream.Signature(x)), "o_y": Out(stream.Signature(y))}
+
+
 class Hadamard(Component):
-    """Streams `i_x` and `o_y`; payload is zero while the output is not valid."""
+    """All butterflies side by side; payload is zero while the output is not valid."""
 
     def __init__(self, params: HadamardParams) -> None:
-        p = self.params = params
-        x = data.StructLayout({"x": data.ArrayLayout(signed(p.in_bits), p.points)})
-        y = data.StructLayout({"y": data.ArrayLayout(signed(p.out_bits), p.points)})
-        super().__init__({"i_x": In(stream.Signature(x)), "o_y": Out(stream.Signature(y))})
+        self.params = params
+        super().__init__(streams(params))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

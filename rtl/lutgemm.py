@@ -15,7 +15,7 @@ from rtl.emit import shared
 from rtl.stationary import Stationary
 
 
-def array_signature(params: Any, word: Any) -> dict[str, Any]:
+def array_streams(params: Any, word: Any) -> dict[str, Any]:
     """The streams of a look-up array whose scale words have the shape `word`."""
     array: LutArray = params.array
     key = data.ArrayLayout(data.ArrayLayout(unsigned(array.mu), array.planes), array.cols)
@@ -28,12 +28,17 @@ def array_signature(params: Any, word: Any) -> dict[str, Any]:
     }
 
 
+def streams(params: LutGemmParams) -> dict[str, Any]:
+    """`i_weight` {key[cols][planes], scale[cols]}, `i_act` {act[rows * mu], psum[cols], last}, `o_psum` {psum}."""
+    return array_streams(params, signed(params.scale_bits))
+
+
 class LutGemm(Component):
-    """Streams `i_weight`, `i_act`, `o_psum`; payload is zero while an output is not valid."""
+    """The look-up array with a multiplier for each scale; payload is zero while an output is not valid."""
 
     def __init__(self, params: LutGemmParams) -> None:
         self.params = params
-        super().__init__(array_signature(params, signed(params.scale_bits)))
+        super().__init__(streams(params))
 
     def elaborate(self, platform: object) -> Module:
         p = self.params

@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from amaranth.hdl import Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
 from models.shiftadd import ShiftAddParams
 from rtl.emit import shared
-from rtl.lutgemm import array_signature, build_array
+from rtl.lutgemm import array_streams, build_array
+
+
+def _word(params: ShiftAddParams) -> data.ArrayLayout:
+    return data.ArrayLayout(unsigned(params.term_bits), params.num_terms)
+
+
+def streams(params: ShiftAddParams) -> dict[str, Any]:
+    """Those of rtl/lutgemm.py, with scale[cols][num_terms] of term codes."""
+    return array_streams(params, _word(params))
 
 
 class ShiftAdd(Component):
-    """Streams `i_weight`, `i_act`, `o_psum`; payload is zero while an output is not valid."""
+    """The look-up array with a shifter for each scale; payload is zero while an output is not valid."""
 
     def __init__(self, params: ShiftAddParams) -> None:
         self.params = params
-        self.word = data.ArrayLayout(unsigned(params.term_bits), params.num_terms)
-        super().__init__(array_signature(params, self.word))
+        super().__init__(streams(params))
 
     def elaborate(self, platform: object) -> Module:
-        return build_array(self, self.word, lambda: Shifter(self.params))
+        return build_array(self, _word(self.params), lambda: Shifter(self.params))
 
 
 @shared

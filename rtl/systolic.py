@@ -18,21 +18,25 @@ def _vector(bits: int, lanes: int) -> data.ArrayLayout:
     return data.ArrayLayout(signed(bits), lanes)
 
 
+def streams(params: SystolicParams) -> dict[str, Any]:
+    """`i_weight` {weight[cols]}, `i_act` {act[rows], psum[cols] (WS), last}, `o_psum` {psum[cols]}."""
+    p = params
+    act: dict[str, Any] = {"act": _vector(p.act_bits, p.rows)}
+    if p.dataflow is Dataflow.WS:
+        act["psum"] = _vector(p.acc_bits, p.cols)
+    return {
+        "i_weight": In(stream.Signature(data.StructLayout({"weight": _vector(p.weight_bits, p.cols)}))),
+        "i_act": In(stream.Signature(data.StructLayout({**act, "last": 1}))),
+        "o_psum": Out(stream.Signature(data.StructLayout({"psum": _vector(p.acc_bits, p.cols)}))),
+    }
+
+
 class Systolic(Component):
-    """Streams `i_weight`, `i_act`, `o_psum`; payload is zero while an output is not valid."""
+    """The array with its skewing registers and control; payload is zero while an output is not valid."""
 
     def __init__(self, params: SystolicParams) -> None:
-        p = self.params = params
-        act: dict[str, Any] = {"act": _vector(p.act_bits, p.rows)}
-        if p.dataflow is Dataflow.WS:
-            act["psum"] = _vector(p.acc_bits, p.cols)
-        super().__init__(
-            {
-                "i_weight": In(stream.Signature(data.StructLayout({"weight": _vector(p.weight_bits, p.cols)}))),
-                "i_act": In(stream.Signature(data.StructLayout({**act, "last": 1}))),
-                "o_psum": Out(stream.Signature(data.StructLayout({"psum": _vector(p.acc_bits, p.cols)}))),
-            }
-        )
+        self.params = params
+        super().__init__(streams(params))
 
     def elaborate(self, platform: object) -> Module:
         m = Module()

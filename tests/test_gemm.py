@@ -39,10 +39,8 @@ def accumulated(a, w, start, bits, overflow):
             acc = int(start[i, j])
             for k in range(a.shape[1]):
                 acc += int(a[i, k]) * int(w[k, j])
-                if overflow is Overflow.WRAP:
-                    acc = (acc - low) % (high - low + 1) + low
-                else:
-                    acc = min(max(acc, low), high)
+                wrapped, limited = (acc - low) % (high - low + 1) + low, min(max(acc, low), high)
+                acc = wrapped if overflow is Overflow.WRAP else limited
             out[i, j] = acc
     return out
 

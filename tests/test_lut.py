@@ -86,9 +86,7 @@ def test_groups_take_their_own_scales():
 def test_saturation_happens_once_a_tile():
     """A tile's sum is exact; only its addition to the accumulator saturates."""
     p = LUTGEMM.params(rows=1, cols=1, mu=2, weight_bits=1, acc_bits=8, overflow="saturate", act_bits=8)
-    w = BcqWeights(
-        codes=np.ones((4, 1), dtype=np.int64), scales=np.array([[[1]]]), offsets=np.array([[0]]), group=4
-    )
+    w = BcqWeights(codes=np.ones((4, 1), dtype=np.int64), scales=np.array([[[1]]]), offsets=np.array([[0]]), group=4)
     assert LUTGEMM.golden(p, np.array([[120, -100, 100, 120]]), w).item() == 127
     assert LUTGEMM.golden(p, np.array([[120, 100, -100, -120]]), w).item() == 127 - 220
 

@@ -38,8 +38,8 @@ class Port:
         return (1 << self.width) - 1
 
 
-def ports_of(component: Any) -> tuple[Port, ...]:
-    """The streams of an Amaranth component, in the order of its signature."""
+def ports_of(streams: Mapping[str, Any]) -> tuple[Port, ...]:
+    """The streams of a unit, as `rtl.emit.streams` gives them, as ports."""
     from amaranth.lib.wiring import Flow
 
     return tuple(
@@ -49,7 +49,7 @@ def ports_of(component: Any) -> tuple[Port, ...]:
             width=member.signature.members["payload"].shape.size,
             fields=tuple(_fields(member.signature.members["payload"].shape)),
         )
-        for name, member in component.signature.members.items()
+        for name, member in streams.items()
     )
 
 

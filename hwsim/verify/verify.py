@@ -88,24 +88,23 @@ def verify(
     Case 0 runs without stalls and must take exactly `timing().total_cycles`; the others idle and stall at random, every
     fourth is cut off and followed by a reset. One seed gives the same cases everywhere.
     """
-    from rtl.emit import component, emit_component
+    from rtl.emit import component, emit, streams
 
     sim = _simulator(simulator)
     require(cases >= 1, f"cases must be at least 1, not {cases}")
     require(verilog is None or sim is not Simulator.PYSIM, "Verilog text needs --simulator verilator or icarus")
-    unit, made = unit_of(params), component(params)
-    ports = ports_of(made)
+    unit, ports = unit_of(params), ports_of(streams(params))
     drawn = [_case(unit, params, ports, seed, i) for i in range(cases)]
     runs = [_run(ports, case) for case in drawn]
     if sim is Simulator.PYSIM:
         from hwsim.verify import pysim
 
-        records = pysim.simulate(made, runs, waves)
+        records = pysim.simulate(component(params), runs, waves)
     else:
         from hwsim.verify import cocotb_run
 
         name = top or unit.name
-        text = verilog if verilog is not None else emit_component(made, name)
+        text = verilog if verilog is not None else emit(params, name)
         records = cocotb_run.simulate(text, name, runs, sim.value, waves)
     found = [
         f for i, (c, r) in enumerate(zip(drawn, records, strict=True)) for f in judge(unit, params, ports, i, c, r)

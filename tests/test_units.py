@@ -1,0 +1,126 @@
+"""The contract, for every unit and preset: RTL, trace, golden and timing agree in every bit and cycle."""
+
+import importlib
+import shutil
+
+import numpy as np
+import pytest
+
+from hwsim.verify import verify
+from models.catalog import UNITS, unit, unit_of
+from models.unit import InputError, Stimulus, nearest, step_streams
+
+PRESETS = [(name, preset) for name, entry in UNITS.items() for preset in entry.presets]
+SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
+
+
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
+    report = verify(unit(name).preset(preset), cases=40, seed=7)
+    assert report.findings == ()
+    assert report.cycles > 500
+    assert report.values > 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("simulator", SIMULATORS)
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_the_emitted_verilog_equals_the_model_too(name, preset, simulator):
+    report = verify(unit(name).preset(preset), cases=16, seed=11, simulator=simulator)
+    assert report.findings == ()
+
+
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_the_trace_alone_carries_the_golden_result_in_timings_cycles(name, preset):
+    """Model against model: what `trace` shows at the output is `golden`, and without stalls takes `timing`'s cycles."""
+    entry, params = unit(name), unit(name).preset(preset)
+    always = np.ones(1, dtype=bool)
+    for seed in range(20):
+        operands = entry.sample(params, np.random.default_rng(seed))
+        beats = entry.beats(params, *operands)
+        output = "o_psum" if name != "hadamard" else "o_y"
+        stimulus = Stimulus(beats=beats, offer=dict.fromkeys(beats, always), accept={output: always})
+        trace = entry.trace(params, stimulus)
+        moved = trace[f"{output}.valid"] & trace[f"{output}.ready"]
+        prefix = f"{output}.payload."
+        out_beats = {key.removeprefix(prefix): v[moved] for key, v in trace.items() if key.startswith(prefix)}
+        assert (entry.result(params, operands, out_beats) == entry.golden(params, *operands)).all()
+        timing = entry.timing(params, **entry.shape_of(params, *operands))
+        assert np.flatnonzero(moved)[-1] + 1 == timing.total_cycles
+        assert timing.load_cycles + timing.stream_cycles + timing.drain_cycles == timing.total_cycles
+        for key, values in trace.items():
+            if key.startswith(prefix):
+                assert not values[~trace[f"{output}.valid"]].any()
+
+
+@pytest.mark.parametrize("name", [name for name, entry in UNITS.items() if entry.kind == "gemm"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (3, 16, 8), (2, 33, 9), (5, 70, 1), (1, 7, 40)])
+def test_edge_tiles_and_folds_change_no_result(name, shape):
+    """Sizes of 1, not multiples of the array, and larger than it, against an int64 matmul of plain integers."""
+    entry = unit(name)
+    params = entry.params(rows=2, cols=3, weight_bits=4)
+    m, k, n = shape
+    rng = np.random.default_rng(shape)
+    a, w = rng.integers(-128, 128, (m, k)), rng.integers(-8, 8, (k, n))
+    operand, fraction = entry.from_integers(params, w)
+    assert (entry.golden(params, a, operand) >> fraction == a @ w).all()
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_timing_of_an_array_of_shapes_equals_timing_of_each(name):
+    entry = unit(name)
+    params = entry.preset("default")
+    rng = np.random.default_rng(3)
+    m, n = rng.integers(1, 300, (2, 50))
+    k = rng.integers(1, 20, 50) * 16
+    shapes = {"M": m, "K": k} | ({"N": n} if entry.kind == "gemm" else {})
+    together = entry.timing(params, **shapes)
+    for i in range(50):
+        one = entry.timing(params, **{axis: int(sizes[i]) for axis, sizes in shapes.items()})
+        assert (together.total_cycles[i], together.utilization[i]) == (one.total_cycles, one.utilization)
+        assert isinstance(one.total_cycles, int)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_every_unit_defines_its_whole_contract(name):
+    entry = unit(name)
+    wanted = ["golden", "timing", "trace", "ops", "beats", "result", "sample", "shape_of"]
+    wanted += ["weight_format", "operand", "from_integers"] if entry.kind == "gemm" else []
+    for piece in wanted:
+        assert callable(getattr(entry, piece)), piece
+        assert getattr(entry.module, piece).__doc__ or getattr(entry.module, piece).__module__ != f"models.{name}", (
+            piece
+        )
+    assert importlib.import_module(f"rtl.{name}").__doc__
+    assert unit_of(entry.params_type()) is entry
+    assert "default" in entry.presets
+
+
+def test_unknown_names_get_the_nearest_one():
+    with pytest.raises(InputError, match="no unit 'lutgem'; did you mean 'lutgemm'"):
+        unit("lutgem")
+    with pytest.raises(InputError, match=r"no preset 'tiny'; did you mean 'tiny-\w\w'"):
+        unit("systolic").preset("tiny")
+    assert nearest("zzz", ["a", "b"]) == "one of: a, b"
+
+
+class NeverReady:
+    """A control that takes no beat."""
+
+    def ready(self, valid, accept):
+        assert accept
+        return dict.fromkeys(valid, False)
+
+    def shown(self):
+        return None
+
+    def clock(self, taken, accept):
+        assert accept
+        assert not taken
+
+
+def test_a_stimulus_that_does_not_fit_ends_with_a_message():
+    always = np.ones(1, dtype=bool)
+    stimulus = Stimulus(beats={"i": {"x": np.ones((3, 1), dtype=np.int64)}}, offer={"i": always}, accept={"o": always})
+    with pytest.raises(InputError, match=r"no transfer for \d+ cycles; the beats do not fit the unit"):
+        step_streams(NeverReady(), stimulus, "o", 3)
