@@ -327,13 +327,15 @@ def sweep(
 def report(
     store: Annotated[Path, typer.Argument(metavar="STORE", help="a study's store.sqlite")],
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="report.html beside the store by default")] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="write only the Pareto front, as SVG")] = None,
     as_json: Json = False,
 ) -> None:
-    """Write the HTML report of a store."""
-    from hwsim.report import write_report
+    """Write the HTML report of a store, or its picture."""
+    from hwsim.report import write_picture, write_report
 
-    target = out or store.parent / "report.html"
-    write_report(store, target)
+    require(out is None or picture is None, "--out writes the report, --picture the picture alone: give one of them")
+    target = picture or out or store.parent / "report.html"
+    (write_picture if picture else write_report)(store, target)
     if as_json:
         _print_json({"report": str(target), "bytes": target.stat().st_size})
     else:

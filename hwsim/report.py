@@ -88,6 +88,23 @@ def write_report(store_path: Path, out_path: Path) -> None:
     write_atomic(out_path, page)
 
 
+def write_picture(store_path: Path, out_path: Path) -> None:
+    """Write the Pareto front of the store's current study to `out_path` as SVG, atomically.
+
+    Raises InputError for a store that cannot be read or has no finished point, and for a missing report extra.
+    """
+    store = read_store(store_path)
+    try:
+        rows = [row for row in study_rows(store) if row["status"] == DONE]
+    finally:
+        close_store(store)
+    if not rows:
+        raise InputError(f"{store_path}: holds no finished point to draw; run `hwsim sweep` first")
+    chart = _front_chart(rows, {rows[index]["key"] for index in pareto(rows, FRONT)})
+    svg = _vl_convert().vegalite_to_svg(chart.to_dict(), vl_version=_vl_version())
+    write_atomic(out_path, _renumbered(svg, chart.title).encode())
+
+
 def render(study: Mapping[str, Any], rows: Sequence[Row]) -> str:
     """The page as text. `study` is what `store.read_study` gives, `rows` what `store.study_rows` gives."""
     done = [row for row in rows if row["status"] == DONE]
@@ -215,8 +232,9 @@ def _figures(rows: Sequence[Row], front: set[str]) -> list[str]:
         _figure(
             _front_chart(whole, front),
             "Accuracy against the silicon that one GMAC/s takes. The steps join the points that no other point beats "
-            "in both; the labels name their formats. Up and to the left is better.",
+            "in both; the labels name their formats. Up and to the left is better; far points are outside.",
         ),
+        _figure(_spread_chart(whole, front), "The same, all points."),
         _figure(
             _area_chart(whole),
             f"Area by format, of the points with transform {whole[0]['transform']}.",
@@ -251,24 +269,43 @@ def script_json(data: Any) -> str:
 
 
 def _front_chart(rows: Sequence[Row], front: set[str]) -> Any:
+    """The front and what lies near it: far points would crush it into a corner."""
+    on_front = [row for row in rows if row["key"] in front]
+    x, y = ([row[name] for row in on_front] for name in (FRONT[1], FRONT[0]))
+    margin = max(max(y) - min(y), 0.01)
+    domain = ([0.8 * min(x), 1.6 * max(x)], [max(min(y) - margin, 0.0), min(max(y) + margin / 2, 1.0)])
+    return _scatter(rows, on_front, domain).properties(width=760, height=420, title="Pareto front")
+
+
+def _spread_chart(rows: Sequence[Row], front: set[str]) -> Any:
+    """The same axes over all points."""
+    on_front = [row for row in rows if row["key"] in front]
+    return _scatter(rows, on_front, None).properties(width=760, height=300, title="All points")
+
+
+def _scatter(rows: Sequence[Row], on_front: Sequence[Row], domain: tuple[list[float], list[float]] | None) -> Any:
     import altair as alt
 
-    on_front = [row for row in rows if row["key"] in front]
     x, y = FRONT[1], FRONT[0]
+    scales = (
+        (_scale(row[x] for row in rows), alt.Scale(zero=False))
+        if domain is None
+        else (alt.Scale(domain=domain[0], nice=False), alt.Scale(domain=domain[1], nice=False))
+    )
     position = {
-        "x": alt.X(f"{x}:Q", title=METRICS[x].heading, scale=_scale(row[x] for row in rows)),
-        "y": alt.Y(f"{y}:Q", title=METRICS[y].heading, scale=alt.Scale(zero=False)),
+        "x": alt.X(f"{x}:Q", title=METRICS[x].heading, scale=scales[0]),
+        "y": alt.Y(f"{y}:Q", title=METRICS[y].heading, scale=scales[1]),
     }
     zoom = alt.selection_interval(bind="scales", name="zoom")
     chosen = alt.selection_point(fields=["engine"], bind="legend", name="chosen")
     line = (
         alt.Chart(_data(on_front))
-        .mark_line(color="#888", strokeDash=[4, 3], interpolate="step-after")
+        .mark_line(color="#888", strokeDash=[4, 3], interpolate="step-after", clip=True)
         .encode(**position)
     )
     points = (
         alt.Chart(_data(rows), name="points")
-        .mark_point(filled=True, size=90)
+        .mark_point(filled=True, size=90, clip=True)
         .encode(
             **position,
             color=_colour(),
@@ -278,10 +315,12 @@ def _front_chart(rows: Sequence[Row], front: set[str]) -> Any:
         )
         .add_params(zoom, chosen)
     )
+    if domain is None:
+        return alt.layer(line, points)
     labels = (
         alt.Chart(_data(on_front)).mark_text(dx=8, dy=-8, align="left", fontSize=11).encode(**position, text="format:N")
     )
-    return alt.layer(line, points, labels).properties(width=760, height=420, title="Pareto front")
+    return alt.layer(line, points, labels)
 
 
 def _area_chart(rows: Sequence[Row]) -> Any:

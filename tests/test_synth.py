@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from hwsim import guard
 from hwsim.synth import flow, library, loads, netlist, sta, store, synthesize, yosys
 from hwsim.synth.liberty import evaluate, library_of, parse, read_library
 from models.unit import InputError
@@ -581,7 +582,7 @@ def test_nothing_stays_in_the_common_temporary_folder(tmp_path, monkeypatch):
 
 
 def test_the_memory_limit_is_an_input_error(folder, monkeypatch):
-    monkeypatch.setattr(yosys, "MEMORY_BYTES", 2**20)
+    monkeypatch.setattr(guard, "MEMORY_MIB", 1)
     with pytest.raises(InputError, match="synthesis of top"):
         synthesize(ADDER + "// large", "top", cache=folder)
 

@@ -1,27 +1,22 @@
 """Yosys in a child process: Verilog and Liberty in, mapped netlists of both multiplier flows out.
 
 No text of a user ever stands in a Yosys command: the files have fixed names in a fresh folder, and the top module's
-name is validated. The child is its own process group with limits on wall time, CPU time and memory.
+name is validated. The child runs under hwsim.guard's limits.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import sys
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from models.unit import InputError, require
-
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-MEMORY_BYTES = 8 * 2**30
-"""RLIMIT_DATA of the child; a 4096-PE array stays far below"""
+from hwsim import guard
+from hwsim.guard import check_module_name, run_guarded
+from models.unit import require
 
 ABC_SCRIPT = """strash
 &get -n
@@ -61,26 +56,17 @@ BOOTH = (
     "write_json booth.json",
 )
 
-# Runs in the child. argv: seconds, bytes; as JSON the commands always run and those run where something multiplies.
+# Runs in the child. argv, as JSON: the commands always run and those run where something multiplies.
 CHILD = """
-import json, pathlib, resource, sys
-seconds, size = int(sys.argv[1]), int(sys.argv[2])
-resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+import json, pathlib, sys
 from pyosys import libyosys as ys
 design = ys.Design()
-for command in json.loads(sys.argv[3]):
+for command in json.loads(sys.argv[1]):
     ys.run_pass(command, design)
 if pathlib.Path("products.txt").read_text().strip():
-    for command in json.loads(sys.argv[4]):
+    for command in json.loads(sys.argv[2]):
         ys.run_pass(command, design)
 """
-
-
-def check_top(top: str) -> None:
-    """Refuse a top module's name that could be more than a name."""
-    rule = "a letter or _, then up to 63 letters, digits or _"
-    require(NAME.fullmatch(top) is not None, f"top module {top!r}: {rule}")
 
 
 def check_self_contained(verilog: str) -> None:
@@ -103,7 +89,7 @@ def mapped_netlists(verilog: str, top: str, liberty_text: str, time_limit_s: flo
     Hierarchy is kept: every distinct module is synthesised once. InputError with Yosys's own message on an ERROR, and
     when the time or memory limit is reached.
     """
-    check_top(top)
+    check_module_name(top)
     version()
     with tempfile.TemporaryDirectory(prefix="hwsim-synth-") as name:
         folder = Path(name)
@@ -123,43 +109,23 @@ def _merged(array: dict[str, Any], booth: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(folder: Path, top: str, time_limit_s: float) -> None:
-    """The child process: wait for it, or kill its whole group."""
     steps = [json.dumps([c.format(top=top) for c in commands]) for commands in (FRONT + ARRAY, BOOTH)]
-    limits = [str(int(time_limit_s) + 1), str(MEMORY_BYTES)]
-    # TMPDIR: Yosys caches parsed libraries in the temporary folder by path, and would answer with another run's cells
-    environment = {**os.environ, "TMPDIR": str(folder)}
-    with (folder / "log.txt").open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-c", CHILD, *limits, *steps],
-            cwd=folder,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-        try:
-            status = child.wait(timeout=time_limit_s)
-        except subprocess.TimeoutExpired:
-            _kill_group(child)
-            raise InputError(f"synthesis of {top}: not finished after {time_limit_s:g} s; raise the limit") from None
-        except BaseException:  # an interrupt must not leave Yosys running
-            _kill_group(child)
-            raise
-    require(status == 0, f"synthesis of {top}: {_reason(folder / 'log.txt', status)}")
+    finished = run_guarded(
+        [sys.executable, "-c", CHILD, *steps],
+        what=f"synthesis of {top}",
+        cwd=folder,
+        time_limit_s=time_limit_s,
+        # Yosys caches parsed libraries in the temporary folder by path, and would answer with another run's cells
+        env={"TMPDIR": str(folder)},
+    )
+    require(finished.status == 0, f"synthesis of {top}: {_reason(finished.output, finished.status)}")
 
 
-def _kill_group(child: subprocess.Popen[bytes]) -> None:
-    """End the child, which has not been waited for yet, and its ABC processes."""
-    os.killpg(child.pid, signal.SIGKILL)
-    child.wait()
-
-
-def _reason(log: Path, status: int) -> str:
-    lines = log.read_text(errors="replace").splitlines()
+def _reason(output: str, status: int) -> str:
+    lines = output.splitlines()
     errors = [line for line in lines if "ERROR" in line]
     if errors:
         return f"Yosys says {errors[-1].strip()}"
     if any("MemoryError" in line or "bad_alloc" in line for line in lines):
-        return f"Yosys needs more than {MEMORY_BYTES >> 30} GiB"
+        return f"Yosys needs more than {guard.MEMORY_MIB} MiB"
     return f"Yosys ended with status {status}: {lines[-1].strip() if lines else 'no output'}"

@@ -13,11 +13,9 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from hwsim.guard import run_guarded
+from hwsim.guard import check_module_name, run_guarded
 from hwsim.verify.lockstep import Record, Run
 from models.unit import InputError, require
-
-NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 
 def check_simulator(simulator: str) -> None:
@@ -41,7 +39,7 @@ def simulate(
     Raises InputError when a tool is missing, the text does not compile, or the top lacks a port.
     """
     check_simulator(simulator)
-    require(NAME.fullmatch(top) is not None, f"top {top!r} is no module name: letters, digits and _, at most 64")
+    check_module_name(top)
     with tempfile.TemporaryDirectory(prefix="hwsim-") as folder:
         work = Path(folder)
         (work / "design.v").write_text(sources)
@@ -50,7 +48,9 @@ def simulate(
         (work / "ports.vlt").write_text(_public_ports(top, list(signals)))
         env = {"HWSIM_RUNS": str(work / "runs.json"), "HWSIM_RECORDS": str(work / "records.json")}
         argv = [sys.executable, "-m", "hwsim.verify.cocotb_child", simulator, top, "waves" if waves else "plain"]
-        finished = run_guarded(argv, cwd=work, env=env | _tool_env(simulator), time_limit_s=time_limit_s)
+        finished = run_guarded(
+            argv, what=f"{simulator} on {top}", cwd=work, env=env | _tool_env(simulator), time_limit_s=time_limit_s
+        )
         if not (work / "records.json").exists():
             raise InputError(f"{simulator} failed on module {top!r}: {_reason(finished.output)}")
         answer = json.loads((work / "records.json").read_text())
@@ -87,6 +87,6 @@ def _reason(output: str) -> str:
 
 
 def _keep_waves(work: Path, target: Path) -> None:
-    found = sorted((work / "build").glob("**/*.fst")) + sorted((work / "build").glob("**/*.vcd"))
+    found = [*sorted(work.glob("**/*.fst")), *sorted(work.glob("**/*.vcd"))]
     require(bool(found), "the simulator wrote no waves")
     shutil.copyfile(found[0], target)

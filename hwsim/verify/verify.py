@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -13,7 +14,7 @@ import numpy as np
 from hwsim.verify.lockstep import Drive, Record, Run
 from hwsim.verify.ports import Port, pack, ports_of, unpack
 from models.catalog import unit_of
-from models.unit import InputError, Stimulus, Trace, Unit, fields_of, nearest, require
+from models.unit import InputError, Ints, Stimulus, Trace, Unit, fields_of, nearest, require
 
 
 class Simulator(StrEnum):
@@ -122,6 +123,40 @@ def verify(
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class RtlRun:
+    """One stall-free run of a unit's RTL, as the RTL gave it and already held against the model."""
+
+    output: Ints
+    """what `golden` predicts, put together from the output beats"""
+    cycles: int
+    """what `timing().total_cycles` predicts, counted on the ports"""
+    seconds: float
+    """wall clock of the simulator alone: its build, its start and the run"""
+
+
+def run_gemm(params: Any, operands: tuple[Any, ...], simulator: str = "verilator") -> RtlRun:
+    """Run `operands` (as `golden` takes them) through the unit's RTL without stalls, under Verilator or Icarus.
+
+    Raises InputError, naming the first divergence, unless every port of every cycle, the output and the number of
+    cycles are the model's; and where the operands do not fit the unit or the simulator is not installed.
+    """
+    from hwsim.verify import cocotb_run
+    from rtl.emit import emit, streams
+
+    sim = _simulator(simulator)
+    require(sim is not Simulator.PYSIM, "run_gemm: take verilator or icarus, which run the emitted Verilog")
+    unit, ports = unit_of(params), ports_of(streams(params))
+    case = _stall_free(unit, params, ports, operands)
+    text, runs = emit(params), [_run(ports, case)]
+    start = time.perf_counter()
+    [record] = cocotb_run.simulate(text, unit.name, runs, sim.value)
+    seconds = time.perf_counter() - start
+    found = judge(unit, params, ports, 0, case, record)
+    require(not found, f"{unit.name}: RTL and model differ: {found[:1]}")
+    return RtlRun(output=_output(unit, params, ports, case, record), cycles=_length(ports, record), seconds=seconds)
+
+
 def _simulator(name: str) -> Simulator:
     require(name in list(Simulator), f"no simulator {name!r}; {nearest(name, list(Simulator))}")
     return Simulator(name)
@@ -148,6 +183,16 @@ def _case(unit: Unit, params: Any, ports: Sequence[Port], seed: int, number: int
         )
         trace = unit.trace(params, stimulus)
     return Case(operands=operands, stimulus=stimulus, trace=trace, stall_free=stall_free)
+
+
+def _stall_free(unit: Unit, params: Any, ports: Sequence[Port], operands: tuple[Any, ...]) -> Case:
+    always = np.ones(1, dtype=bool)
+    stimulus = Stimulus(
+        beats=unit.beats(params, *operands),
+        offer={port.name: always for port in ports if port.is_input},
+        accept={port.name: always for port in ports if not port.is_input},
+    )
+    return Case(operands=operands, stimulus=stimulus, trace=unit.trace(params, stimulus), stall_free=True)
 
 
 def random_pattern(rng: np.random.Generator) -> np.ndarray[Any, np.dtype[np.bool_]]:
@@ -241,20 +286,32 @@ def protocol_findings(port: Port, record: Record) -> Iterator[str]:
 
 def _scoreboard(unit: Unit, params: Any, ports: Sequence[Port], case: Case, record: Record) -> Iterator[str]:
     """Outputs against `golden`, and without stalls the length against `timing`."""
-    moved = {p.name: _transfers(p, record) for p in ports}
-    out = next(port for port in ports if not port.is_input)
-    words = [record[f"{out.name}__payload"][t] for t in moved[out.name]]
-    got = unit.result(params, case.operands, unpack(out, words))
+    got = _output(unit, params, ports, case, record)
     want = unit.golden(params, *case.operands)
     wrong = np.argwhere(got != want)
     if len(wrong):
         place = tuple(int(i) for i in wrong[0])
         yield f"output {list(place)}: golden {want[place]}, RTL {got[place]} ({len(wrong)} of {want.size} differ)"
     if case.stall_free:
-        length = 1 + moved[out.name][-1] - min(cycles[0] for name, cycles in moved.items() if name != out.name)
+        length = _length(ports, record)
         predicted = unit.timing(params, **unit.shape_of(params, *case.operands)).total_cycles
         if length != predicted:
             yield f"length: timing says {predicted} cycles, RTL took {length}"
+
+
+def _output(unit: Unit, params: Any, ports: Sequence[Port], case: Case, record: Record) -> Ints:
+    """The result that the transferred output beats hold."""
+    out = next(port for port in ports if not port.is_input)
+    words = [record[f"{out.name}__payload"][t] for t in _transfers(out, record)]
+    result: Ints = unit.result(params, case.operands, unpack(out, words))
+    return result
+
+
+def _length(ports: Sequence[Port], record: Record) -> int:
+    """Cycles from the first transferred input beat up to and including that of the last output beat."""
+    first = min(_transfers(port, record)[0] for port in ports if port.is_input)
+    last = max(_transfers(port, record)[-1] for port in ports if not port.is_input)
+    return 1 + last - first
 
 
 def _transfers(port: Port, record: Record) -> list[int]:

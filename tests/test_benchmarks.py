@@ -1,0 +1,91 @@
+"""The benchmarks' plumbing on tiny sizes; no time is asserted."""
+
+import json
+from unittest.mock import Mock
+
+import numpy as np
+import pytest
+
+from benchmarks import hardware, measure, numeric, report
+from benchmarks.__main__ import BENCHMARKS, main
+from hwsim.verify import RtlRun
+
+TINY = {
+    "gemm": lambda: numeric.gemm(size=24, array=4, rounds=2),
+    "gemm-saturate": lambda: numeric.gemm_saturate(size=24, array=4, acc_bits=16, rounds=2),
+    "lutgemm": lambda: numeric.lutgemm(size=24, rounds=2),
+    "fwht": lambda: numeric.walsh_hadamard(size=16, rounds=2),
+    "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
+    "import": lambda: hardware.import_time(rounds=1),
+    "emit": lambda: hardware.emit(array=2, rounds=1),
+    "rtl": lambda: hardware.rtl(M=5, K=6, array=2, rounds=2),
+}
+
+
+@pytest.mark.parametrize("name", BENCHMARKS)
+def test_every_benchmark_confirms_its_result_and_reports(monkeypatch, name):
+    if name == "rtl":  # the build alone is the emit benchmark's, run once in this file
+        monkeypatch.setattr(hardware, "build_only", Mock())
+    results = TINY[name]()
+    assert {r.name for r in results} == {name}
+    assert all(time > 0 for r in results for time in (*r.ours, *r.reference))
+    assert all(len(report.row(r)) == len(report.COLUMNS) for r in results)
+
+
+@pytest.mark.parametrize("name", ["gemm", "gemm-saturate"])
+def test_a_wrong_output_ends_the_run(monkeypatch, name):
+    right = numeric.simulate_gemm
+
+    def wrong(params, a, w):
+        got = right(params, a, w)
+        got.output[0, 0] ^= 1
+        return got
+
+    monkeypatch.setattr(numeric, "simulate_gemm", wrong)
+    with pytest.raises(measure.WrongResult, match=f"{name}.*output"):
+        TINY[name]()
+
+
+@pytest.mark.parametrize("fault, what", [((1, 0), "output"), ((0, 1), "cycles")])
+def test_an_rtl_that_differs_ends_the_run(monkeypatch, fault, what):
+    def differing(params, operands, _simulator):
+        got = numeric.simulate_gemm(params, *operands)
+        return RtlRun(output=got.output + fault[0], cycles=got.timing.total_cycles + fault[1], seconds=1.0)
+
+    monkeypatch.setattr(hardware, "build_only", Mock())
+    monkeypatch.setattr("hwsim.verify.run_gemm", differing)
+    with pytest.raises(measure.WrongResult, match=f"rtl: {what}"):
+        TINY["rtl"]()
+
+
+def test_runs_alternate_after_one_uncounted_run_of_each():
+    calls = []
+    a, b = measure.alternate(lambda: calls.append("a"), lambda: calls.append("b"), 3)
+    assert "".join(calls) == "ab" * 4
+    assert (len(a), len(b)) == (3, 3)
+
+
+def test_value_is_the_median_of_the_rounds_ratios_and_its_verdict_follows_the_limit():
+    result = measure.ratio("x", "ours", "theirs", ([2.0, 9.0, 3.0], [1.0, 1.0, 3.0]), 2)
+    assert result.value == 2.0
+    assert result.within
+    assert report.row(result)[-3:] == ("2 x (1 .. 9)", "<= 2 x", "within")
+    assert report.row(measure.absolute("x", "ours", [1.5], 1))[-1] == "over"
+    assert measure.AtLeast(bound=1000).holds(1000)
+    assert not measure.AtLeast(bound=1000).holds(999)
+
+
+def test_command_line_writes_json_and_markdown(capsys, tmp_path, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, "timing", TINY["timing"])
+    page = tmp_path / "page.md"
+    assert main(["timing", "--json", "--markdown", str(page)]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [r["name"] for r in shown["results"]] == ["timing", "timing"]
+    assert all(len(r["values"]) == 2 and r["within"] in (True, False) for r in shown["results"])
+    assert page.read_text().count("| timing | ") == 2
+    assert f"numpy: {np.__version__}" in page.read_text()
+
+
+def test_an_unknown_name_is_one_line_and_exit_code_2(capsys):
+    assert main(["gem"]) == 2
+    assert capsys.readouterr().err == "no benchmark 'gem'; did you mean 'gemm'?\n"
