@@ -1,0 +1,150 @@
+"""The command line: what it prints, its JSON, and that a hurried user's mistakes end in one line and exit code 2."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from hwsim.cli import main
+from models.catalog import UNITS
+from rtl.emit import emit
+
+
+@pytest.fixture
+def hwsim(monkeypatch, capsys):
+    """Run the command line in this process: (exit code, standard output, standard error)."""
+
+    def run(*argv):
+        monkeypatch.setattr(sys, "argv", ["hwsim", *map(str, argv)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            main()
+        shown = capsys.readouterr()
+        return end.value.code or 0, shown.out, shown.err
+
+    return run
+
+
+COMMANDS = ("units", "gemm", "verify", "synth", "sweep", "report")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example_and_json(hwsim, command):
+    status, out, _ = hwsim(command, "--help")
+    assert status == 0
+    assert f"Example: hwsim {command}" in " ".join(out.split())
+    assert "--json" in out
+
+
+def test_units_lists_the_catalogue(hwsim):
+    status, out, _ = hwsim("units", "--json")
+    assert status == 0
+    assert [u["name"] for u in json.loads(out)] == list(UNITS)
+    assert all(name in hwsim("units")[1] for name in UNITS)
+
+
+def test_gemm_reports_exact_cycles_and_energy(hwsim):
+    arguments = ("gemm", "systolic", "--set", "rows=16", "cols=16", "--shape", 512, 512, 512)
+    status, out, _ = hwsim(*arguments, "--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["total_cycles"] == 32 * 32 * (512 + 2 * 16 + 16 - 2) + 1
+    assert answer["total_cycles"] == answer["load_cycles"] + answer["stream_cycles"] + answer["drain_cycles"]
+    assert answer["energy_pj"] == pytest.approx(sum(op["energy_pj"] for op in answer["ops"]))
+    theirs = json.loads(hwsim(*arguments, "--convention", "scalesim", "--json")[1])
+    assert theirs["total_cycles"] == answer["total_cycles"] - 2
+    table = hwsim(*arguments)[1]
+    assert f"{answer['total_cycles']:,}" in table
+    assert "energy [pJ]" in table
+
+
+def test_one_seed_one_result(hwsim):
+    sums = [
+        json.loads(hwsim("gemm", "lutgemm", "--shape", 9, 70, 11, "--seed", seed, "--json")[1])["output_sum"]
+        for seed in (1, 1, 2)
+    ]
+    assert sums[0] == sums[1] != sums[2]
+
+
+def test_verify_passes_and_says_how_much_was_compared(hwsim):
+    status, out, _ = hwsim("verify", "systolic", "hadamard", "--cases", 5, "--json")
+    reports = json.loads(out)
+    assert status == 0
+    assert all(report["passed"] and report["cycles"] > 0 for report in reports)
+    assert len(reports) == len(UNITS["systolic"].presets) + len(UNITS["hadamard"].presets)
+    status, out, _ = hwsim("verify", "systolic", "--set", "rows=2,cols=2", "--cases", 3)
+    assert (status, "1 of 1 passed" in out, "equal" in out) == (0, True, True)
+
+
+@pytest.mark.slow
+def test_verify_finds_a_fault_in_a_file_and_ends_with_1(hwsim, tmp_path):
+    file = tmp_path / "theirs.v"
+    params = UNITS["systolic"].params(rows=2, cols=2)
+    file.write_text(emit(params, "theirs").replace("$signed(psum) + $signed(", "$signed(psum) - $signed("))
+    options = ("--set", "rows=2,cols=2", "--cases", 3, "--simulator", "verilator")
+    status, out, _ = hwsim("verify", "systolic", *options, "--verilog", file, "--top", "theirs")
+    assert status == 1
+    assert "0 of 1 passed; failed: systolic" in out
+    assert "o_psum.payload.psum" in out
+
+
+@pytest.mark.slow
+def test_synth_prints_area_and_path(hwsim, tmp_path, monkeypatch):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path))
+    status, out, _ = hwsim("synth", "hadamard", "--set", "points=4,in_bits=4", "--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert answer["area_um2"] == pytest.approx(sum(count * area for _, count, area in answer["modules"]))
+    assert answer["clock_mhz"] == pytest.approx(1000 / answer["delay_ns"])
+    table = hwsim("synth", "hadamard", "--set", "points=4,in_bits=4")[1]
+    assert f"{answer['area_um2']:,.1f}" in table
+    assert "critical path" in table
+
+
+MISTAKES = [
+    (("gemm", "systolc", "--shape", 1, 1, 1), "no unit 'systolc'; did you mean 'systolic'?"),
+    (("gemm", "hadamard", "--shape", 1, 1, 1), "hadamard multiplies no matrices; take a GEMM engine, such as systolic"),
+    (("gemm", "systolic", "--shape", 0, 1, 1), "shape: M must be a whole number of at least 1, not 0"),
+    (("gemm", "systolic", "--shape", 1 << 20, 1, 1 << 20), "over 2^28 values"),
+    (("gemm", "systolic", "--set", "rows", "--shape", 1, 1, 1), "--set 'rows': NAME=VALUE is needed"),
+    (("gemm", "systolic", "--set", "rows=2,rows=3", "--shape", 1, 1, 1), "--set rows is given twice"),
+    (("gemm", "systolic", "--set", "rows=0", "--shape", 1, 1, 1), "rows must be a whole number from 1 to 256, not 0"),
+    (("gemm", "systolic", "--set", "row=2", "--shape", 1, 1, 1), "no parameter 'row'; did you mean 'rows'?"),
+    (("gemm", "systolic", "--preset", "huge", "--shape", 1, 1, 1), "systolic: no preset 'huge'"),
+    (("gemm", "lutgemm", "--convention", "scalesim", "--shape", 1, 1, 1), "lutgemm has no convention 'scalesim'"),
+    (("gemm", "systolic", "--convention", "x", "--shape", 1, 1, 1), "convention is rtl or scalesim, not 'x'"),
+    (("verify", "--simulator", "questa"), "no simulator 'questa'; one of: icarus, pysim, verilator"),
+    (("verify", "systolic", "--verilog", "x.v"), "--verilog needs one UNIT and --set or --preset"),
+    (("verify", "systolic", "--set", "rows=2", "--verilog", "x.v"), "x.v: cannot be read as Verilog text"),
+    (("verify", "systolic", "--set", "rows=2", "--top", "t"), "--top names a module of --verilog FILE"),
+    (("synth", "systolic", "--liberty", "no.lib"), "no.lib"),
+    (("sweep", "no.yaml"), "no.yaml"),
+    (("report", "no.sqlite"), "no.sqlite"),
+]
+
+
+@pytest.mark.parametrize("argv, message", MISTAKES, ids=lambda value: " ".join(map(str, value)) if value else "")
+def test_a_mistake_is_one_line_and_exit_code_2(hwsim, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = hwsim(*argv)
+    assert status == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_extra_is_named_with_its_remedy(hwsim, monkeypatch):
+    for module in [name for name in sys.modules if name.partition(".")[0] == "amaranth"]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "amaranth", None)
+    for module in [name for name in sys.modules if name.partition(".")[0] == "rtl"]:
+        monkeypatch.delitem(sys.modules, module)
+    status, _, err = hwsim("synth", "systolic")
+    assert (status, err.strip()) == (2, "hwsim: amaranth is not installed; pip install 'hwsim[rtl]'")
+
+
+def test_the_console_script_is_installed():
+    shown = subprocess.run([sys.executable, "-m", "hwsim.cli", "units"], capture_output=True, text=True, check=True)
+    assert "systolic" in shown.stdout

@@ -1,0 +1,85 @@
+"""A design point: what its metrics are made of, and that impossible points are refused before anything runs."""
+
+import numpy as np
+import pytest
+
+import hwsim.synth
+from hwsim.config import Point
+from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate
+from hwsim.metrics import METRICS
+from models.catalog import unit
+from models.unit import InputError
+from rtl.emit import emit
+
+BASE = {"network": "digits-mlp", "seed": 1, "weight_bits": 4, "act_bits": 8, "transform": "none", "unit": "systolic"}
+LAYERS = [(64, 128), (128, 64), (64, 10)]
+
+
+def point(**changes):
+    return Point(**{**BASE, "params": (("cols", 4), ("rows", 4)), **changes})
+
+
+@pytest.fixture(autouse=True)
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path))
+
+
+def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
+    """Each figure computed again here from the parts."""
+    numbers = evaluate(point())
+    p = unit("systolic").params(rows=4, cols=4, weight_bits=4, act_bits=8)
+    assert engine_params(point()) == p
+    batch = numbers["macs"] // sum(k * n for k, n in LAYERS)
+    folds = [-(-k // 4) * -(-n // 4) for k, n in LAYERS]
+    cycles = sum(count * (batch + 2 * 4 + 4 - 2) + 1 for count in folds)
+    made = hwsim.synth.synthesize(emit(p), "systolic")
+    assert numbers["cycles"] == cycles
+    assert numbers["utilization"] == pytest.approx(numbers["macs"] / (16 * cycles))
+    assert (numbers["area_um2"], numbers["delay_ns"]) == (made.area_um2, made.delay_ns)
+    throughput = numbers["macs"] / (cycles * made.delay_ns)
+    assert numbers["throughput_gmacs"] == pytest.approx(throughput)
+    assert numbers["area_at_equal_throughput_um2"] == pytest.approx(made.area_um2 / throughput)
+    assert numbers["latency_us"] == pytest.approx(cycles * made.delay_ns / 1000)
+    assert numbers["energy_pj"] == pytest.approx(sum(numbers["ops"].values()) / batch)
+    assert numbers["accuracy_std"] is None
+    assert (numbers["transform_area_um2"], numbers["transform_cycles"]) == (0, 0)
+    assert set(numbers) - {"ops"} == set(METRICS)
+
+
+def test_a_transforms_own_hardware_is_in_the_bill():
+    plain, turned = evaluate(point()), evaluate(point(transform="hadamard"))
+    batch = plain["macs"] // sum(k * n for k, n in LAYERS)
+    assert turned["transform_cycles"] == sum(batch * k // 64 + 6 for k, _ in LAYERS)
+    assert turned["cycles"] == plain["cycles"] + turned["transform_cycles"]
+    assert turned["area_um2"] == pytest.approx(plain["area_um2"] + turned["transform_area_um2"])
+    assert turned["transform_area_um2"] > 0
+    assert turned["energy_pj"] > plain["energy_pj"]
+    assert turned["accuracy_std"] > 0
+    assert SPREAD_SEEDS >= 5
+
+
+def test_evaluation_is_deterministic():
+    assert evaluate(point(unit="shiftadd")) == evaluate(point(unit="shiftadd"))
+
+
+def test_narrow_accumulators_are_seen_in_the_accuracy():
+    """The engine's own arithmetic decides: 10-bit accumulators wrap and ruin the network."""
+    broken = evaluate(point(params=(("acc_bits", 10), ("cols", 4), ("rows", 4))))
+    assert broken["accuracy"] < 0.5 < evaluate(point())["accuracy"]
+    assert np.isfinite(broken["area_um2"])
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"unit": "systolc"}, "no unit 'systolc'"),
+        ({"unit": "hadamard"}, "hadamard multiplies no matrices"),
+        ({"params": (("rows", 0),)}, "rows must be a whole number from 1 to 256"),
+        ({"params": (("weight_bits", 3),)}, "weight_bits comes from the format; leave it out"),
+        ({"network": "digits"}, "no network 'digits'; did you mean 'digits-mlp'"),
+        ({"transform": "hadamrd"}, "no transform 'hadamrd'; did you mean 'hadamard'"),
+    ],
+)
+def test_impossible_points_are_refused(changes, message):
+    with pytest.raises(InputError, match=message):
+        check(point(**changes))

@@ -1,0 +1,90 @@
+"""The Python API as the README shows it, and one GEMM on every engine."""
+
+import numpy as np
+import pytest
+
+import hwsim
+from hwsim import simulate_gemm
+from hwsim.energy import energy_by_kind_pj, energy_pj, op_energy_pj
+from models.catalog import UNITS, unit
+from models.formats import get_format
+from models.unit import InputError, Op
+
+ENGINES = [name for name, entry in UNITS.items() if entry.kind == "gemm"]
+
+
+def test_the_api_of_the_readme():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4, 256))
+    q = get_format("int4", group=128).quantize(x, axis=-1)
+    assert q.codes.shape == x.shape
+    assert q.scales.shape == (4, 2)
+    assert q.bits_per_value == 4 + 16 / 128
+    assert np.abs(q.dequantize() - x).max() <= q.scales.max() / 2
+    u = unit("systolic")
+    p = u.params(rows=16, cols=16, dataflow="WS", act_bits=8, weight_bits=8, acc_bits=32)
+    a, w = rng.integers(-128, 128, (512, 512)), rng.integers(-128, 128, (512, 512))
+    assert (u.golden(p, a, w) == a @ w).all()
+    t = u.timing(p, M=512, K=512, N=512)
+    assert t.total_cycles == 571393
+    r = simulate_gemm(p, a, w)
+    assert (r.output == a @ w).all()
+    assert r.timing == t
+    assert r.ops == u.ops(p, M=512, K=512, N=512)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int64])
+def test_every_engine_multiplies_plain_integers_exactly(name, dtype):
+    rng = np.random.default_rng(4)
+    a, w = rng.integers(-128, 128, (33, 100)).astype(dtype), rng.integers(-8, 8, (100, 21)).astype(dtype)
+    p = unit(name).params(weight_bits=4)
+    assert (simulate_gemm(p, a, w).output == a.astype(np.int64) @ w.astype(np.int64)).all()
+
+
+def test_a_units_own_operand_is_taken_as_it_is():
+    entry = unit("lutgemm")
+    p = entry.preset("grouped")
+    a, w = entry.sample(p, np.random.default_rng(3), M=4, K=20, N=5)
+    assert (simulate_gemm(p, a, w).output == entry.golden(p, a, w)).all()
+
+
+def test_operands_that_do_not_fit_are_refused():
+    p = unit("systolic").params(weight_bits=4)
+    with pytest.raises(InputError, match="W: 9 is outside"):
+        simulate_gemm(p, np.array([[1]]), np.array([[9]]))
+    with pytest.raises(InputError, match="multiplies no matrices"):
+        simulate_gemm(unit("hadamard").params(), np.array([[1]]), np.array([[1]]))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = hwsim.nonsense
+
+
+@pytest.mark.parametrize(
+    "op, pj",
+    [
+        (Op("add", 1, 8), 0.03),
+        (Op("add", 1, 16), 0.05),
+        (Op("add", 1, 32), 0.1),
+        (Op("add", 1, 24), 0.075),
+        (Op("add", 1, 64), 0.2),
+        (Op("add", 1, 4), 0.015),
+        (Op("mul", 1, 8, 8), 0.2),
+        (Op("mul", 1, 32, 32), 3.1),
+        (Op("mul", 1, 4, 8), 0.1),
+        (Op("reg", 1, 32), 0.1 * 4.522 / 4.256),
+        (Op("mux", 1, 32, 2), 0.1 * 1.862 / 4.256),
+        (Op("mux", 1, 32, 8), 0.7 * 1.862 / 4.256),
+        (Op("shift", 1, 32, 7), 0.3 * 1.862 / 4.256),
+        (Op("shift", 1, 32, 0), 0.0),
+    ],
+)
+def test_energies_meet_the_published_table_and_interpolate_between(op, pj):
+    assert op_energy_pj(op) == pytest.approx(pj)
+
+
+def test_energy_sums_counts_and_refuses_unknown_kinds():
+    ops = (Op("add", 10, 8), Op("add", 1, 16), Op("mul", 2, 8, 8))
+    assert energy_pj(ops) == pytest.approx(0.3 + 0.05 + 0.4)
+    assert energy_by_kind_pj(ops) == {"add": pytest.approx(0.35), "mul": pytest.approx(0.4)}
+    with pytest.raises(InputError, match="no energy for operations of kind 'div'"):
+        op_energy_pj(Op("div", 1, 8))
