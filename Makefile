@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench lint lock clean
+.PHONY: demo test bench docs lint lock clean
 
 .venv: requirements.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwsim needs Python 3.11 or later: make PYTHON=python3.11 $@")'
@@ -19,6 +19,12 @@ test: .venv
 
 bench: .venv
 	$(BIN)/python -m benchmarks
+
+# The documents that hold figures. Run on an idle machine: one of them is about speed.
+docs: demo
+	$(BIN)/hwsim report results/quickstart/store.sqlite --picture docs/quickstart-pareto.svg
+	$(BIN)/python docs/cycles.py > docs/cycles.md
+	$(BIN)/python -m benchmarks --markdown docs/benchmarks.md
 
 lint: .venv
 	$(BIN)/ruff check .
