@@ -28,7 +28,7 @@ fold, in which the output register shows the last row of results. (After any oth
 weights are taken in it.)
 
 **OS.** Both stream K operands and wait R + C - 2 cycles for the skewed wavefront to reach the last PE. Then the sums of
-a tile must leave: through the columns, one row a cycle, R cycles. SCALE-Sim does not count them, and once more takes one
+a tile must leave: through the columns, one row a cycle, R cycles. SCALE-Sim does not count them, and again takes one
 cycle off the whole run: its outputs leave before their last operand has entered.
 
 The table is written by `python docs/cycles.py > docs/cycles.md`; a test holds it against the code.

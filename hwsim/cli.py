@@ -300,7 +300,7 @@ def synth(
     _table(_describe(params), ["figure", "value"], [[k, v] for k, v in figures.items()])
     rows = [[module, count, f"{area:,.1f}", f"{count * area:,.1f}"] for module, count, area in result.modules]
     _table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
-    print("critical path: " + " -> ".join(result.critical_path))
+    print("critical path (arrival, own delay, place, cell):", *result.critical_path, sep="\n")
 
 
 @app.command(epilog="Example: hwsim sweep sweeps/quickstart.yaml --workers 2")
