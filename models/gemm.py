@@ -71,17 +71,13 @@ def accumulate(a: NDArray[Any], w: NDArray[Any], psum: Ints | None, acc_bits: in
         total = exact_matmul(a, w)
         total = total if psum is None else total + psum
         return total if reach <= high else fit(total, acc_bits, overflow)
-    start = np.zeros((a.shape[0], w.shape[1]), dtype=np.int64) if psum is None else psum
     wide = high + _magnitude(a) * _magnitude(w) > np.iinfo(np.int32).max
     kind = np.int64 if wide else np.int32
-    out = np.array(start, dtype=kind, order="C")  # a copy: the kernel adds in place
-    _saturating_kernel()(
-        np.ascontiguousarray(a, dtype=kind), np.ascontiguousarray(w, dtype=kind), out, kind(low), kind(high)
-    )
-    return out.astype(np.int64)
+    start = np.zeros((a.shape[0], w.shape[1]), dtype=kind) if psum is None else psum.astype(kind)
+    return _saturating_kernel()(a.astype(kind), w.astype(kind), start, low, high).astype(np.int64)
 
 
-def _saturating_kernel() -> Callable[..., None]:
+def _saturating_kernel() -> Callable[..., NDArray[Any]]:
     from models.gemm_kernels import saturating_matmul  # numba is imported by those who need order alone
 
     return saturating_matmul

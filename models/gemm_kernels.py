@@ -8,22 +8,75 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 256
-"""Columns worked on together: their accumulators and one row of W stay in the first-level cache."""
+ROWS = 4
+"""Rows of A worked on together: one element of W serves all of them. The loop body is written for four."""
+STEPS = 4
+"""Products added between loading an accumulator and storing it. The loop body is written for four."""
+COLUMNS = 128
+"""Columns of one panel of W; four rows of accumulators and four of the panel stay in the first-level cache."""
+
+
+def saturating_matmul(
+    a: NDArray[np.integer[Any]], w: NDArray[np.integer[Any]], start: NDArray[np.integer[Any]], low: int, high: int
+) -> NDArray[np.integer[Any]]:
+    """out[m, n] = clip(out[m, n] + a[m, k] * w[k, n], low, high) for k = 0, 1, ... in that order, out = start at first.
+
+    `a` [M, K], `w` [K, N] and `start` [M, N] are of one signed type, which every product plus `high` (`low`) must fit;
+    so is the result. `start` lies within low..high: then the zeros that fill the last panel change no sum.
+    """
+    (m_size, k_size), n_size = a.shape, w.shape[1]
+    m, k, n = (-(-size // step) * step for size, step in ((m_size, ROWS), (k_size, STEPS), (n_size, COLUMNS)))
+    panels = _filled(w, k, n).reshape(k, n // COLUMNS, COLUMNS).transpose(1, 0, 2).reshape(n // COLUMNS, -1)
+    out = _filled(start, m, n)
+    _add_panels(_filled(a, m, k), np.ascontiguousarray(panels), out, low, high)
+    return out[:m_size, :n_size]
+
+
+def _filled(x: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
+    """A contiguous copy of `x` with zeros behind it."""
+    full = np.zeros((rows, cols), dtype=x.dtype)
+    full[: x.shape[0], : x.shape[1]] = x
+    return full
 
 
 @numba.njit(parallel=True, cache=True)
-def saturating_matmul(
-    a: NDArray[np.integer[Any]], w: NDArray[np.integer[Any]], out: NDArray[np.integer[Any]], low: Any, high: Any
-) -> None:
-    """out[m, n] = clip(out[m, n] + a[m, k] * w[k, n], low, high) for k = 0, 1, ... in that order; all of one type."""
-    m_size, k_size = a.shape
-    n_size = w.shape[1]
-    for m in numba.prange(m_size):
-        for n0 in range(0, n_size, BLOCK):
-            acc = out[m, n0 : n0 + BLOCK]
-            for k in range(k_size):
-                factor = a[m, k]
-                row = w[k, n0 : n0 + BLOCK]
-                for n in range(acc.size):
-                    acc[n] = min(max(acc[n] + factor * row[n], low), high)
+def _add_panels(a: Any, panels: Any, out: Any, low: Any, high: Any) -> None:
+    """Panel by panel, so that a thread's panel stays in its second-level cache while the rows of A pass."""
+    groups = a.shape[0] // ROWS
+    for i in numba.prange(panels.shape[0] * groups):
+        panel, group = divmod(np.int64(i), groups)  # prange counts unsigned; mixed signs would give float64
+        m, n = group * ROWS, panel * COLUMNS
+        _add_rows(a[m : m + ROWS], panels[panel], out, m, n, out.dtype.type(low), out.dtype.type(high))
+
+
+@numba.njit(cache=True)
+def _add_rows(a: Any, panel: Any, out: Any, m: int, n0: int, low: Any, high: Any) -> None:
+    """Four rows of A, four steps of k at a time. The panel is flat and its row length constant: with one base and
+    constant distances the compiler proves independence and uses whole vectors."""
+    lane = out.dtype.type  # arithmetic on int32 gives int64 in numba: every sum is brought back to the lane's width
+    cols = slice(n0, n0 + COLUMNS)
+    y0, y1, y2, y3 = out[m, cols], out[m + 1, cols], out[m + 2, cols], out[m + 3, cols]
+    for k in range(0, a.shape[1], STEPS):
+        b = panel[k * COLUMNS : (k + STEPS) * COLUMNS]
+        p0, p1, p2, p3 = a[0, k], a[0, k + 1], a[0, k + 2], a[0, k + 3]
+        q0, q1, q2, q3 = a[1, k], a[1, k + 1], a[1, k + 2], a[1, k + 3]
+        r0, r1, r2, r3 = a[2, k], a[2, k + 1], a[2, k + 2], a[2, k + 3]
+        s0, s1, s2, s3 = a[3, k], a[3, k + 1], a[3, k + 2], a[3, k + 3]
+        for n in range(COLUMNS):
+            b0, b1, b2, b3 = b[n], b[n + COLUMNS], b[n + 2 * COLUMNS], b[n + 3 * COLUMNS]
+            y = min(max(lane(y0[n] + p0 * b0), low), high)
+            y = min(max(lane(y + p1 * b1), low), high)
+            y = min(max(lane(y + p2 * b2), low), high)
+            y0[n] = min(max(lane(y + p3 * b3), low), high)
+            y = min(max(lane(y1[n] + q0 * b0), low), high)
+            y = min(max(lane(y + q1 * b1), low), high)
+            y = min(max(lane(y + q2 * b2), low), high)
+            y1[n] = min(max(lane(y + q3 * b3), low), high)
+            y = min(max(lane(y2[n] + r0 * b0), low), high)
+            y = min(max(lane(y + r1 * b1), low), high)
+            y = min(max(lane(y + r2 * b2), low), high)
+            y2[n] = min(max(lane(y + r3 * b3), low), high)
+            y = min(max(lane(y3[n] + s0 * b0), low), high)
+            y = min(max(lane(y + s1 * b1), low), high)
+            y = min(max(lane(y + s2 * b2), low), high)
+            y3[n] = min(max(lane(y + s3 * b3), low), high)

@@ -59,12 +59,16 @@ class BcqWeights:
     def integers(self) -> Ints:
         """W as plain integers [K, N]."""
         k, n = self.codes.shape
-        groups = len(self.offsets)
-        codes = gemm.pad_to(self.codes, (groups * self.group, n)).reshape(groups, self.group, n)
+        groups, group = len(self.offsets), min(self.group, k)
+        codes = gemm.pad_to(self.codes, (groups * group, n)).reshape(groups, group, n)
         # a plane's bit is worth -scale where 0 and 2 * scale more where 1
-        total = np.repeat((self.offsets - self.scales.sum(axis=0))[:, None], self.group, axis=1)
+        total = np.repeat((self.offsets - self.scales.sum(axis=0))[:, None], group, axis=1)
+        part = np.empty(codes.shape, dtype=np.int64)  # one buffer: fresh pages cost more than the arithmetic
         for plane, scale in enumerate(self.scales):
-            total += (codes >> plane & 1) * (2 * scale[:, None])
+            np.right_shift(codes, plane, out=part)
+            part &= 1
+            part *= 2 * scale[:, None]
+            total += part
         return total.reshape(-1, n)[:k]
 
 
@@ -175,6 +179,11 @@ class LutGemmParams:
         return lut_array(self)
 
     @property
+    def word_bits(self) -> int:
+        """Width of a scale word."""
+        return self.scale_bits
+
+    @property
     def product_bits(self) -> int:
         """Width of alpha times a plane's sum."""
         return self.array.sum_bits + self.scale_bits
@@ -269,11 +278,13 @@ def array_ops(params: Any, M: int, K: int, N: int) -> tuple[Op, ...]:
         Op("add", reads, array.sum_bits),
         Op("add", M * gemm.folds(K, array.mu) * n_folds, array.sum_bits),
         Op("add", outputs * words, params.acc_bits),
-        Op("reg", beats * array.rows * array.entries, array.table_bits),
+        Op("reg", beats * array.rows * array.entries, array.table_bits - 1),
+        Op("reg", beats * array.rows, 1),  # all sums of +-x have one parity: the lowest bit is kept once a table
         Op("reg", beats * (array.planes * array.cols + 1), array.sum_bits),
         Op("reg", beats * words * array.cols, params.product_bits),
         Op("reg", beats * LATENCY * array.cols, params.acc_bits),
         Op("reg", count * array.geometry.load_beats * array.rows * array.cols, array.planes * array.mu),
+        Op("reg", count * array.geometry.load_beats * words * array.cols, params.word_bits),
     )
 
 

@@ -73,6 +73,11 @@ class ShiftAddParams:
         return signed_bits(-bound, bound)
 
     @property
+    def word_bits(self) -> int:
+        """Width of a scale word."""
+        return self.num_terms * self.term_bits
+
+    @property
     def term_bits(self) -> int:
         """Width of a term's code: 0 is no term, otherwise 2 * (shift + 1), plus 1 where the term is negative."""
         return (2 * self.max_shift + 3).bit_length()

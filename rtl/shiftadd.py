@@ -43,7 +43,7 @@ class Shifter(Component):
             {
                 "advance": In(1),
                 "value": In(signed(p.array.sum_bits)),
-                "word": In(unsigned(p.num_terms * p.term_bits)),
+                "word": In(unsigned(p.word_bits)),
                 "scaled": Out(signed(p.product_bits)),
             }
         )
