@@ -12,7 +12,7 @@ from amaranth.lib.wiring import Component, In, Out
 from models.lutgemm import LATENCY, LutArray, LutGemmParams
 from rtl.arith import delay, fit
 from rtl.emit import shared
-from rtl.stationary import Stationary
+from rtl.stationary import Stationary, stationary_control
 
 
 def array_streams(params: Any, word: Any) -> dict[str, Any]:
@@ -160,16 +160,7 @@ def build_array(unit: Any, word: Any, make_scaler: Callable[[], Any]) -> Module:
     m = Module()
     array: LutArray = unit.params.array
     i_weight, i_act, o_psum = unit.i_weight, unit.i_act, unit.o_psum
-    m.submodules.control = control = Stationary(array.geometry.load_beats, LATENCY)
-    m.d.comb += [
-        control.weight_valid.eq(i_weight.valid),
-        i_weight.ready.eq(control.weight_ready),
-        control.act_valid.eq(i_act.valid),
-        i_act.ready.eq(control.act_ready),
-        control.act_last.eq(i_act.payload.last),
-        control.accept.eq(o_psum.ready),
-        o_psum.valid.eq(control.shown),
-    ]
+    control = stationary_control(m, unit, array.geometry.load_beats, LATENCY)
     advance = control.advance
     tables = _tables(m, array, i_act, advance)
     act_sum = Signal(signed(array.sum_bits), reset_less=True)

@@ -1,5 +1,7 @@
 """Control of the weight-stationary discipline and of a plain pipeline: valid bits, advance enable, load count."""
 
+from typing import Any
+
 from amaranth.hdl import Cat, Module, Signal
 from amaranth.lib.wiring import Component, In, Out
 
@@ -32,6 +34,21 @@ class Pipeline(Component):
         with m.If(self.advance):
             m.d.sync += stages.eq(Cat(self.taken, stages[:-1]))
         return m
+
+
+def stationary_control(m: Module, unit: Any, load_beats: int, latency: int) -> "Stationary":
+    """The control of a unit with streams `i_weight`, `i_act` and `o_psum`, as its sub-module and joined to them."""
+    m.submodules.control = control = Stationary(load_beats, latency)
+    m.d.comb += [
+        control.weight_valid.eq(unit.i_weight.valid),
+        unit.i_weight.ready.eq(control.weight_ready),
+        control.act_valid.eq(unit.i_act.valid),
+        unit.i_act.ready.eq(control.act_ready),
+        control.act_last.eq(unit.i_act.payload.last),
+        control.accept.eq(unit.o_psum.ready),
+        unit.o_psum.valid.eq(control.shown),
+    ]
+    return control
 
 
 class Stationary(Component):

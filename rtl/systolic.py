@@ -11,7 +11,7 @@ from amaranth.lib.wiring import Component, In, Out
 from models.systolic import Dataflow, SystolicParams
 from rtl.arith import delay, fit
 from rtl.emit import shared
-from rtl.stationary import Stationary
+from rtl.stationary import stationary_control
 
 
 def _vector(bits: int, lanes: int) -> data.ArrayLayout:
@@ -45,24 +45,20 @@ class Systolic(Component):
         return m
 
 
+def _operands(p: SystolicParams) -> dict[str, Any]:
+    """What enters a PE and leaves it for the next one."""
+    widths = {"act": p.act_bits, "weight": p.weight_bits, "psum": p.acc_bits}
+    entering = {name: In(signed(bits)) for name, bits in widths.items()}
+    return entering | {f"{name}_out": Out(signed(bits)) for name, bits in widths.items()}
+
+
 @shared
 class WeightStationaryPe(Component):
     """psum_out <= psum + act * weight, act_out <= act when `advance`; the weight is taken when `load`."""
 
     def __init__(self, params: SystolicParams) -> None:
-        p = self.params = params
-        super().__init__(
-            {
-                "advance": In(1),
-                "load": In(1),
-                "act": In(signed(p.act_bits)),
-                "weight": In(signed(p.weight_bits)),
-                "psum": In(signed(p.acc_bits)),
-                "act_out": Out(signed(p.act_bits)),
-                "weight_out": Out(signed(p.weight_bits)),
-                "psum_out": Out(signed(p.acc_bits)),
-            }
-        )
+        self.params = params
+        super().__init__({"advance": In(1), "load": In(1), **_operands(params)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
@@ -83,17 +79,8 @@ class WeightStationaryPe(Component):
 
 
 def _weight_stationary(m: Module, array: Systolic) -> list[Value]:
-    p, i_act, i_weight, o_psum = array.params, array.i_act, array.i_weight, array.o_psum
-    m.submodules.control = control = Stationary(p.rows, p.rows + p.cols - 1)
-    m.d.comb += [
-        control.weight_valid.eq(i_weight.valid),
-        i_weight.ready.eq(control.weight_ready),
-        control.act_valid.eq(i_act.valid),
-        i_act.ready.eq(control.act_ready),
-        control.act_last.eq(i_act.payload.last),
-        control.accept.eq(o_psum.ready),
-        o_psum.valid.eq(control.shown),
-    ]
+    p, i_act, i_weight = array.params, array.i_act, array.i_weight
+    control = stationary_control(m, array, p.rows, p.rows + p.cols - 1)
     acts = [delay(m, i_act.payload.act[r], r, control.advance) for r in range(p.rows)]
     psums = [delay(m, i_act.payload.psum[c], c, control.advance) for c in range(p.cols)]
     weights: list[Value] = [i_weight.payload.weight[c] for c in range(p.cols)]
@@ -119,18 +106,8 @@ class OutputStationaryPe(Component):
     """
 
     def __init__(self, params: SystolicParams) -> None:
-        p = self.params = params
-        super().__init__(
-            {
-                "shift": In(1),
-                "act": In(signed(p.act_bits)),
-                "weight": In(signed(p.weight_bits)),
-                "psum": In(signed(p.acc_bits)),
-                "act_out": Out(signed(p.act_bits)),
-                "weight_out": Out(signed(p.weight_bits)),
-                "psum_out": Out(signed(p.acc_bits)),
-            }
-        )
+        self.params = params
+        super().__init__({"shift": In(1), **_operands(params)})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
