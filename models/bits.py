@@ -81,14 +81,19 @@ def round_to_int(x: NDArray[np.floating[Any]], rounding: Rounding) -> NDArray[np
     raise InputError(f"rounding {rounding!r} is unknown")
 
 
-def check_codes(what: str, x: NDArray[Any], bits: int, *, signed: bool = True) -> Ints:
-    """`x` as int64; InputError naming `what` unless it holds integers of `bits` bits."""
+def require_codes(what: str, x: NDArray[Any], bits: int, *, signed: bool = True) -> None:
+    """InputError naming `what` unless `x` holds integers of `bits` bits."""
     require(np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_, f"{what}: integers are needed, not {x.dtype}")
     if x.size:
         low, high = signed_range(bits) if signed else unsigned_range(bits)
         least, most = int(x.min()), int(x.max())
         bad = least if least < low else most
         require(low <= least and most <= high, f"{what}: {bad} is outside {low}..{high} ({bits} bits)")
+
+
+def check_codes(what: str, x: NDArray[Any], bits: int, *, signed: bool = True) -> Ints:
+    """`x` as int64; InputError naming `what` unless it holds integers of `bits` bits."""
+    require_codes(what, x, bits, signed=signed)
     return x.astype(np.int64, copy=False)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import gemm
-from models.bits import Overflow, check_codes, signed_range
+from models.bits import Overflow, check_codes, require_codes, signed_range
 from models.unit import (
     Beats,
     InputError,
@@ -77,14 +77,14 @@ def golden(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints 
     `psum` [M, N] (a bias, WS only) is where accumulation starts; zero by default.
     """
     gemm.check_operands(A, W.shape)
-    a = check_codes("A", A, params.act_bits)
-    w = check_codes("W", W, params.weight_bits)
+    require_codes("A", A, params.act_bits)
+    require_codes("W", W, params.weight_bits)
     start = None
     if psum is not None:
         require(params.dataflow is Dataflow.WS, "systolic: psum needs dataflow WS; OS accumulators start at zero")
         require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
         start = check_codes("psum", psum, params.acc_bits)
-    return gemm.accumulate(a, w, start, params.acc_bits, params.overflow)
+    return gemm.accumulate(A, W, start, params.acc_bits, params.overflow)
 
 
 def timing(params: SystolicParams, M: Any, K: Any, N: Any, convention: str = "rtl") -> Timing:
@@ -294,6 +294,7 @@ def operand(params: SystolicParams, quantized: Any) -> Ints:
     return check_codes("W", quantized.integers, params.weight_bits)
 
 
-def from_integers(params: SystolicParams, W: NDArray[Any]) -> tuple[Ints, int]:
+def from_integers(params: SystolicParams, W: NDArray[Any]) -> tuple[NDArray[Any], int]:
     """A plain integer matrix is W as it is; the output has no fraction bits."""
-    return check_codes("W", W, params.weight_bits), 0
+    require_codes("W", W, params.weight_bits)
+    return W, 0

@@ -12,7 +12,7 @@ from hwsim.verify import RtlRun
 
 TINY = {
     "gemm": lambda: numeric.gemm(size=24, array=4, rounds=2),
-    "gemm-saturate": lambda: numeric.gemm_saturate(size=24, array=4, acc_bits=16, rounds=2),
+    "gemm-saturate": lambda: numeric.gemm_saturate(size=150, array=4, rounds=2),
     "lutgemm": lambda: numeric.lutgemm(size=24, rounds=2),
     "fwht": lambda: numeric.walsh_hadamard(size=16, rounds=2),
     "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
@@ -22,10 +22,15 @@ TINY = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch):
+    monkeypatch.setattr(measure, "PAUSE_S", 0)
+
+
 @pytest.mark.parametrize("name", BENCHMARKS)
 def test_every_benchmark_confirms_its_result_and_reports(monkeypatch, name):
     if name == "rtl":  # the build alone is the emit benchmark's, run once in this file
-        monkeypatch.setattr(hardware, "build_only", Mock())
+        monkeypatch.setattr(hardware, "build_seconds", Mock(return_value=0.5))
     results = TINY[name]()
     assert {r.name for r in results} == {name}
     assert all(time > 0 for r in results for time in (*r.ours, *r.reference))
@@ -52,7 +57,7 @@ def test_an_rtl_that_differs_ends_the_run(monkeypatch, fault, what):
         got = numeric.simulate_gemm(params, *operands)
         return RtlRun(output=got.output + fault[0], cycles=got.timing.total_cycles + fault[1], seconds=1.0)
 
-    monkeypatch.setattr(hardware, "build_only", Mock())
+    monkeypatch.setattr(hardware, "build_seconds", Mock(return_value=0.5))
     monkeypatch.setattr("hwsim.verify.run_gemm", differing)
     with pytest.raises(measure.WrongResult, match=f"rtl: {what}"):
         TINY["rtl"]()
@@ -84,6 +89,14 @@ def test_command_line_writes_json_and_markdown(capsys, tmp_path, monkeypatch):
     assert all(len(r["values"]) == 2 and r["within"] in (True, False) for r in shown["results"])
     assert page.read_text().count("| timing | ") == 2
     assert f"numpy: {np.__version__}" in page.read_text()
+
+
+def test_the_table_shows_every_cell_as_it_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    result = measure.absolute("x", "a[s]", [2.0], 1)
+    report.print_table([result])
+    shown = capsys.readouterr().out
+    assert all(cell in shown for cell in (*report.COLUMNS, *report.row(result)))
 
 
 def test_an_unknown_name_is_one_line_and_exit_code_2(capsys):

@@ -1,0 +1,125 @@
+"""Models and transforms against numpy: exact GEMMs, look-up tables, the Walsh-Hadamard transform, cycle formulas."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.measure import Result, absolute, alternate, confirm, ratio, repeat
+from hwsim.simulate import simulate_gemm
+from hwsim.transforms import fwht
+from models.catalog import unit
+from models.lutgemm import BcqWeights
+
+FLOAT32 = "numpy float32 matmul"
+
+
+def gemm(size: int = 1024, array: int = 32, rounds: int = 15) -> list[Result]:
+    """`simulate_gemm` of int8 operands with an accumulator that holds every sum, both dataflows."""
+    a, w = int8_operands(size)
+    results = []
+    for dataflow in ("WS", "OS"):
+        params = unit("systolic").params(rows=array, cols=array, dataflow=dataflow)
+        got = simulate_gemm(params, a, w)
+        confirm(np.array_equal(got.output, float64_product(a, w)), f"gemm {dataflow}: output")
+        confirm(got.timing.total_cycles == systolic_cycles(dataflow, size, array), f"gemm {dataflow}: cycles")
+        times = alternate(lambda p=params: simulate_gemm(p, a, w), float32_matmul(a, w), rounds)
+        what = f"simulate_gemm {size}x{size}x{size} INT8, {array}x{array} systolic {dataflow}"
+        results.append(ratio("gemm", what, FLOAT32, times, 2))
+    return results
+
+
+def gemm_saturate(size: int = 1024, array: int = 32, acc_bits: int = 18, rounds: int = 15) -> list[Result]:
+    """The same with an accumulator that saturates on the way."""
+    a, w = int8_operands(size)
+    params = unit("systolic").params(rows=array, cols=array, acc_bits=acc_bits, overflow="saturate")
+    got = simulate_gemm(params, a, w).output
+    rows = [*range(8), *range(size - 8, size)]
+    confirm(np.array_equal(got[rows], saturated_product(a[rows], w, acc_bits)), "gemm-saturate: output")
+    final = np.clip(float64_product(a, w), -(1 << acc_bits - 1), (1 << acc_bits - 1) - 1)
+    confirm(not np.array_equal(got, final), "gemm-saturate: no sum saturated on the way")
+    times = alternate(lambda: simulate_gemm(params, a, w), float32_matmul(a, w), rounds)
+    what = f"simulate_gemm {size}x{size}x{size} INT8, {acc_bits}-bit accumulator that saturates"
+    return [ratio("gemm-saturate", what, FLOAT32, times, 8)]
+
+
+def lutgemm(size: int = 1024, rounds: int = 15) -> list[Result]:
+    """Golden output of weights in binary code of 4 planes, scales a column."""
+    rng = np.random.default_rng(2)
+    a, _ = int8_operands(size)
+    weights = BcqWeights(
+        codes=rng.integers(0, 16, (size, size)),
+        scales=rng.integers(-128, 128, (4, 1, size)),
+        offsets=rng.integers(-128, 128, (1, size)),
+        group=size,
+    )
+    entry = unit("lutgemm")
+    params = entry.params(rows=8, cols=8)
+    planes = [2 * (weights.codes >> i & 1) - 1 for i in range(4)]
+    w = sum((p * s for p, s in zip(planes, weights.scales, strict=True)), weights.offsets)
+    confirm(np.array_equal(entry.golden(params, a, weights), float64_product(a, w)), "lutgemm: output")
+    times = alternate(lambda: entry.golden(params, a, weights), float32_matmul(a, w), rounds)
+    what = f"LUT-GEMM golden {size}x{size}x{size}, W4 in binary code, INT8 activations"
+    return [ratio("lutgemm", what, FLOAT32, times, 6)]
+
+
+def walsh_hadamard(size: int = 4096, rounds: int = 9) -> list[Result]:
+    """Fast Walsh-Hadamard transform of every row of a square float32 matrix."""
+    x = np.random.default_rng(3).standard_normal((size, size), dtype=np.float32)
+    signs = np.array([1.0])
+    while len(signs) < size:
+        signs = np.concatenate([signs, -signs])  # the last row of the Sylvester matrix
+    confirm(np.allclose(fwht(x)[:, -1], x @ signs, rtol=1e-3, atol=1e-2 * size**0.5), "fwht: last column")
+    target = np.empty_like(x)
+    times = alternate(lambda: fwht(x), lambda: np.copyto(target, x), rounds)
+    return [ratio("fwht", f"fwht of {size}x{size} float32", "numpy copy of the same matrix", times, 12)]
+
+
+def cycle_formulas(shapes: int = 60_000, rounds: int = 9) -> list[Result]:
+    """Cycle counts of many shapes in SCALE-Sim's convention."""
+    m, k, n = np.random.default_rng(4).integers(1, 10_000, (3, shapes))
+    entry = unit("systolic")
+    results = []
+    for dataflow in ("WS", "OS"):
+        params = entry.params(rows=32, cols=32, dataflow=dataflow)
+        many = entry.timing(params, M=m, K=k, N=n, convention="scalesim").total_cycles
+        one = entry.timing(params, M=int(m[-1]), K=int(k[-1]), N=int(n[-1]), convention="scalesim").total_cycles
+        confirm(many.shape == m.shape and many[-1] == one, f"timing {dataflow}: array and single shape")
+        times = repeat(lambda p=params: entry.timing(p, M=m, K=k, N=n, convention="scalesim"), rounds)
+        results.append(absolute("timing", f"cycles of {shapes} shapes, {dataflow}, SCALE-Sim's convention", times, 1))
+    return results
+
+
+def int8_operands(size: int) -> tuple[NDArray[np.int8], NDArray[np.int8]]:
+    """A and W, uniform over all int8 values."""
+    rng = np.random.default_rng(1)
+    return tuple(rng.integers(-128, 128, (size, size), dtype=np.int8) for _ in range(2))
+
+
+def float32_matmul(a: NDArray[Any], w: NDArray[Any]) -> Any:
+    """The reference, its operands converted beforehand."""
+    a32, w32 = a.astype(np.float32), w.astype(np.float32)
+    return lambda: a32 @ w32
+
+
+def float64_product(a: NDArray[Any], w: NDArray[Any]) -> NDArray[np.int64]:
+    """Exact: sums of these operands stay far below 2^53."""
+    return (a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
+
+
+def saturated_product(a: NDArray[Any], w: NDArray[Any], bits: int) -> NDArray[np.int64]:
+    """Products added in order of k, limited after every one."""
+    total = np.zeros((a.shape[0], w.shape[1]), dtype=np.int64)
+    for k in range(a.shape[1]):
+        products = np.outer(a[:, k].astype(np.int64), w[k])
+        total = np.clip(total + products, -(1 << bits - 1), (1 << bits - 1) - 1)
+    return total
+
+
+def systolic_cycles(dataflow: str, size: int, array: int) -> int:
+    """Cycles of a cube of `size` on a square array, written out: folds, each of load, stream, skew and drain."""
+    folds = (-(-size // array)) ** 2
+    fold = array + size + (2 * array - 1) - 1 if dataflow == "WS" else size + 3 * array - 2
+    return folds * fold + (dataflow == "WS")
