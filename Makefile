@@ -2,14 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test bench docs lint lock clean
+# .venv is a name here, not a file: what it stands for is the stamp.
+.PHONY: .venv demo test bench docs lint lock clean
 
-.venv: requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwsim needs Python 3.11 or later: make PYTHON=python3.11 $@")'
+.venv: .venv/installed
+
+# A stamp, touched last: the folder alone would look finished after an installation that failed half-way.
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwsim needs Python 3.11 or later: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
-	touch .venv
+	touch $@
 
 demo: .venv
 	$(BIN)/hwsim sweep sweeps/quickstart.yaml

@@ -207,13 +207,14 @@ def verify(
         list[str] | None, typer.Argument(metavar="[UNIT]...", help="units; all where none is named")
     ] = None,
     simulator: Annotated[str, typer.Option(help="pysim, verilator or icarus")] = "pysim",
-    cases: Annotated[int, typer.Option(min=1, help="random cases a configuration")] = 10,
+    cases: Annotated[int, typer.Option(min=1, help="random cases a configuration")] = 20,
     seed: Seed = 0,
     settings: Settings = None,
     preset: Preset = None,
-    verilog: Annotated[Path | None, typer.Option(metavar="FILE", help="other RTL with the same ports")] = None,
+    verilog: Annotated[Path | None, typer.Option(metavar="FILE", help="other RTL, same ports; it is run here")] = None,
     top: Annotated[str | None, typer.Option(help="its top module; the unit's name by default")] = None,
     waves: Annotated[Path | None, typer.Option(metavar="FILE", help="write waves (one configuration only)")] = None,
+    time_limit: Annotated[float, typer.Option(min=1, help="seconds for build and run of a configuration")] = 900,
     as_json: Json = False,
 ) -> None:
     """Hold RTL against the model in every bit of every port in every cycle, under random stalls."""
@@ -231,7 +232,16 @@ def verify(
     require(top is None or verilog is not None, "--top names a module of --verilog FILE; give that too")
     text = check_verilog(verilog) if verilog else None
     reports = {
-        label: run(params, simulator=simulator, cases=cases, seed=seed, verilog=text, top=top, waves=waves)
+        label: run(
+            params,
+            simulator=simulator,
+            cases=cases,
+            seed=seed,
+            verilog=text,
+            top=top,
+            waves=waves,
+            time_limit_s=time_limit,
+        )
         for label, params in _with_progress(chosen)
     }
     if as_json:

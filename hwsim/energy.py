@@ -7,7 +7,7 @@ leakage, no data-dependent switching, no memories.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
@@ -52,9 +52,9 @@ def energy_pj(ops: Iterable[Op]) -> float:
 
 def energy_by_kind_pj(ops: Iterable[Op]) -> dict[str, float]:
     """Energy of each kind of operation, in pJ."""
-    total: Counter[str] = Counter()
+    total: defaultdict[str, float] = defaultdict(float)
     for op in ops:
-        total[op.kind] += op.count * op_energy_pj(op)  # type: ignore[assignment]  # Counter counts in floats here
+        total[op.kind] += op.count * op_energy_pj(op)
     return dict(total)
 
 

@@ -1,37 +1,34 @@
-"""External tools: each in a child process of its own, with its own process group, limits, and a log; names checked."""
+"""External tools: each in a child process of its own, with its own process group, limits, a folder and a log."""
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import re
-import resource
+import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from models.unit import InputError, require
 
 MEMORY_MIB = 8192
-"""RLIMIT_DATA of a child; synthesis and simulation of an array of 4096 PEs stay far below"""
-PR_SET_PDEATHSIG = 1
-"""prctl(2): the signal that a process gets when its parent ends"""
-
-MODULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-
-
-def check_module_name(name: str) -> None:
-    """Refuse the name of a Verilog module that could be more than a name."""
-    rule = "is no module name: a letter or _, then up to 63 letters, digits or _"
-    require(MODULE_NAME.fullmatch(name) is not None, f"top module {name!r} {rule}")
+"""RLIMIT_DATA of a tool; synthesis and simulation of an array of 4096 PEs stay far below"""
+SUPERVISOR = Path(__file__).with_name("guard_child.py")
+STALE_S = 24 * 3600.0
+"""A working folder older than this belongs to a process that was killed: no tool is given a day."""
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+@=-]+")
+"""what GNU make and ABC take in a path: they know no quoting"""
 
 
 @dataclass(frozen=True)
 class Finished:
-    """Exit status of a child that ended by itself, and all it printed."""
+    """Exit status of a tool that ended by itself (128 + n: by signal n), and all it printed."""
 
     status: int
     output: str
@@ -47,33 +44,28 @@ def run_guarded(
 ) -> Finished:
     """Run `argv` in `cwd` (no shell), standard output and error together in `cwd/tool.log`.
 
-    `what` says in messages what is being done. `env` is added to this process's environment. At the time limit, and on
-    any exception here, the whole process group is killed; the limit is an InputError. The child ends with this process.
-    Memory is limited by RLIMIT_DATA.
+    `what` says in messages what is being done. `env` is added to this process's environment; Python in a child never
+    takes modules from the folder that it runs in. Memory (RLIMIT_DATA) and CPU time are limited for each process of the
+    group. The whole group is killed when the tool has ended, at the time limit (an InputError), on any exception here,
+    and by guard_child.py when this process is gone. A tool that is not there ends with status 127.
     """
     log = cwd / "tool.log"
-    libc = ctypes.CDLL(None)  # loaded here: between fork and exec nothing may be imported
-
-    def limit() -> None:
-        size = MEMORY_MIB << 20
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
+    limits = [str(MEMORY_MIB << 20), str(int(time_limit_s) + 1)]
     with log.open("wb") as sink:
         child = subprocess.Popen(
-            [str(arg) for arg in argv],
+            [sys.executable, "-I", "-S", SUPERVISOR, *limits, *map(str, argv)],
             cwd=cwd,
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONSAFEPATH": "1", **(env or {})},
+            stdin=subprocess.PIPE,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=limit,
         )
         try:
             status = child.wait(timeout=time_limit_s)
         except subprocess.TimeoutExpired:
-            raise InputError(f"{what}: not finished after {time_limit_s:g} s; raise the limit") from None
+            remedy = "take a smaller design, or from Python a larger time_limit_s"
+            raise InputError(f"{what}: not finished after {time_limit_s:g} s; {remedy}") from None
         finally:
             _end_group(child)
     return Finished(status, log.read_text(errors="replace"))
@@ -84,3 +76,47 @@ def _end_group(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
     child.wait()
+    if child.stdin:
+        child.stdin.close()
+
+
+@contextlib.contextmanager
+def workplace(prefix: str) -> Iterator[Path]:
+    """A fresh folder in the temporary folder, removed at the end; also removes those that killed processes left.
+
+    Left are folders of this user whose name starts with `prefix` and that did not change for a day. InputError where
+    the temporary folder's path holds characters that the tools cannot take, or where no folder can be made there.
+    """
+    try:
+        root = Path(tempfile.gettempdir()).absolute()
+        check_plain_path(root, "temporary folder", "set TMPDIR to another one")
+        _sweep(root, prefix)
+        place = tempfile.TemporaryDirectory(prefix=prefix, dir=root)
+    except OSError as error:
+        raise InputError(f"temporary folder: {error.strerror}; set TMPDIR to a writable one") from None
+    with place as folder:
+        yield Path(folder)
+
+
+def check_plain_path(path: Path, what: str, remedy: str) -> None:
+    """Refuse a path that would fall apart in a makefile or an ABC script."""
+    require(
+        PLAIN_PATH.fullmatch(str(path)) is not None,
+        f"{what} {str(path)!r}: make and ABC take only letters, digits and . _ / + @ = - in a path; {remedy}",
+    )
+
+
+def _sweep(root: Path, prefix: str) -> None:
+    oldest = time.time() - STALE_S
+    for entry in os.scandir(root):
+        if entry.name.startswith(prefix) and entry.is_dir(follow_symlinks=False) and _is_ours(entry, oldest):
+            shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_ours(entry: os.DirEntry[str], oldest: float) -> bool:
+    """Whether this user owns it and left it alone since `oldest`."""
+    try:
+        found = entry.stat(follow_symlinks=False)
+    except FileNotFoundError:
+        return False  # another process removed it first
+    return found.st_uid == os.getuid() and found.st_mtime < oldest

@@ -22,22 +22,34 @@ class GemmResult:
     ops: tuple[Op, ...]
 
 
-def simulate_gemm(params: Any, A: NDArray[Any], W: Any) -> GemmResult:
-    """Y = A @ W on the engine that `params` belongs to, bit for bit.
+def simulate_gemm(params: Any, A: Any, W: Any, psum: Any = None) -> GemmResult:
+    """Y = psum + A @ W on the engine that `params` belongs to, bit for bit.
 
     `A` [M, K] holds integers of `act_bits`. `W` is what the engine takes, or a plain integer matrix [K, N] of
-    `weight_bits`, which every engine can hold exactly; an engine that then computes with fraction bits (binary code)
-    drops them from the output by an arithmetic shift, which loses nothing unless its accumulator saturated.
+    `weight_bits`, which every engine can hold exactly. An engine may then compute with fraction bits: binary code holds
+    2 W, so that its accumulators of `acc_bits` hold 2 Y, which wraps or saturates one bit earlier than Y would. The
+    output is without them (an arithmetic shift). `psum` [M, N], where the engine takes one, is in the output's units.
 
     Raises InputError for operands that do not fit the engine or each other, or a unit that is no GEMM engine.
     """
     unit = unit_of(params)
     require(unit.kind is Kind.GEMM, f"{unit.name} multiplies no matrices; take a GEMM engine")
-    operand, fraction = unit.from_integers(params, W) if isinstance(W, np.ndarray) else (W, 0)
-    output = unit.golden(params, A, operand)
-    shape = unit.shape_of(params, A, operand)
+    plain = isinstance(W, (np.ndarray, list, tuple))
+    a = _matrix("A", A)
+    operand, fraction = unit.from_integers(params, _matrix("W", W)) if plain else (W, 0)
+    start = () if psum is None else (_matrix("psum", psum) << fraction,)
+    output = unit.golden(params, a, operand, *start)
+    shape = unit.shape_of(params, a, operand)
     return GemmResult(
         output=output >> fraction if fraction else output,
         timing=unit.timing(params, **shape),
         ops=unit.ops(params, **shape),
     )
+
+
+def _matrix(name: str, values: Any) -> NDArray[np.integer[Any]]:
+    matrix = np.asarray(values)
+    whole = np.issubdtype(matrix.dtype, np.integer) or matrix.dtype == np.bool_
+    rule = f"{name} must be a matrix of integers"
+    require(matrix.ndim == 2 and bool(whole), f"{rule}, not {matrix.dtype} of shape {matrix.shape}")
+    return matrix

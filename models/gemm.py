@@ -27,6 +27,8 @@ from models.unit import (
 
 FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
+LARGEST_SIZE = 1 << 20
+"""of one dimension of a GEMM: the product of three fits int64"""
 LEAST_CHUNK = 128
 """Below this many products a chunk, single precision's extra additions cost more than double precision does."""
 
@@ -88,18 +90,22 @@ def folds(size: Any, tile: int) -> Any:
     return -(-size // tile)
 
 
-def check_shape(**sizes: Any) -> None:
-    """Refuse dimensions below 1; each is an int or an integer array."""
-    for name, size in sizes.items():
-        values = np.asarray(size)
-        require(
-            np.issubdtype(values.dtype, np.integer) and bool(np.all(values >= 1)),
-            f"shape: {name} must be a whole number of at least 1, not {size!r}",
-        )
+def check_shape(**sizes: Any) -> tuple[Any, ...]:
+    """The dimensions as Python ints or int64 arrays, whatever integers they came as; those below 1 are refused."""
+    return tuple(_size(name, size) for name, size in sizes.items())
 
 
-def check_operands(a: NDArray[Any], w_shape: tuple[int, int]) -> None:
+def _size(name: str, size: Any) -> Any:
+    values = np.asarray(size)
+    rule = f"shape: {name} must be a whole number of at least 1"
+    require(np.issubdtype(values.dtype, np.integer) and bool(np.all(values >= 1)), f"{rule}, not {size!r}")
+    require(bool(np.all(values <= LARGEST_SIZE)), f"shape: {name} must be at most {LARGEST_SIZE}")
+    return values.astype(np.int64) if values.ndim else int(values)
+
+
+def check_operands(a: Any, w_shape: Any) -> None:
     """Refuse operands that do not multiply."""
+    require(isinstance(a, np.ndarray), f"A must be a numpy array [M, K], not {type(a).__name__}")
     require(a.ndim == 2, f"A must be a matrix [M, K], not an array of shape {a.shape}")
     require(len(w_shape) == 2, f"W must be a matrix [K, N], not an array of shape {w_shape}")
     require(a.shape[1] == w_shape[0], f"A is {a.shape} and W is {w_shape}: A's columns must equal W's rows (K)")
@@ -151,7 +157,7 @@ class WeightStationary:
 
 def stationary_timing(geometry: WeightStationary, M: Any, K: Any, N: Any) -> Timing:
     """Cycles of a whole GEMM: folds over N outside, over K inside, partial sums going round through `i_act`."""
-    check_shape(M=M, K=K, N=N)
+    M, K, N = check_shape(M=M, K=K, N=N)
     count = folds(K, geometry.tile_k) * folds(N, geometry.tile_n)
     return Timing(
         total_cycles=count * (geometry.load_beats + M + geometry.latency - 1) + 1,

@@ -48,8 +48,8 @@ class HadamardParams:
         near = 1 << (self.points.bit_length() - 1)
         require(self.points & (self.points - 1) == 0, f"{rule}, not {self.points}; nearest below: {near}")
         require(
-            0 <= self.signs < 1 << self.points and self.signs & 1 == 0,
-            f"hadamard: signs must be a mask of {self.points} bits with bit 0 clear, not {self.signs}",
+            isinstance(self.signs, int) and 0 <= self.signs < 1 << self.points and self.signs & 1 == 0,
+            f"hadamard: signs must be a mask of {self.points} bits with bit 0 clear, not {self.signs!r}",
         )
 
     @property
@@ -72,8 +72,9 @@ PRESETS = {
 
 def golden(params: HadamardParams, X: NDArray[Any]) -> Ints:
     """Y[M, K] int64: every block of `points` columns of X transformed. K must be a multiple of `points`."""
+    require(isinstance(X, np.ndarray), f"X must be a numpy array [M, K], not {type(X).__name__}")
     require(X.ndim == 2, f"X must be a matrix [M, K], not an array of shape {X.shape}")
-    _check_blocks(params, X.shape[0], X.shape[1])
+    _check_blocks(params, *X.shape)
     lanes = check_codes("X", X, params.in_bits).reshape(-1, params.points) * _signs(params)
     for stage in range(params.stages):
         pairs = lanes.reshape(-1, 2, 1 << stage)
@@ -85,15 +86,16 @@ def _signs(params: HadamardParams) -> Ints:
     return np.array([1 - 2 * (params.signs >> i & 1) for i in range(params.points)], dtype=np.int64)
 
 
-def _check_blocks(params: HadamardParams, M: Any, K: Any) -> None:
-    gemm.check_shape(M=M, K=K)
+def _check_blocks(params: HadamardParams, M: Any, K: Any) -> tuple[Any, ...]:
+    M, K = gemm.check_shape(M=M, K=K)
     rule = f"shape: K must be a multiple of {params.points} points (zero padding is not orthogonal)"
     require(bool(np.all(np.asarray(K) % params.points == 0)), f"{rule}, not {K!r}")
+    return M, K
 
 
 def timing(params: HadamardParams, M: Any, K: Any) -> Timing:
     """Exact cycles: one block enters a cycle; M and K may be int64 arrays."""
-    _check_blocks(params, M, K)
+    M, K = _check_blocks(params, M, K)
     blocks = M * (K // params.points)
     return Timing(
         total_cycles=blocks + params.stages,
@@ -106,11 +108,14 @@ def timing(params: HadamardParams, M: Any, K: Any) -> Timing:
 
 
 def ops(params: HadamardParams, M: int, K: int) -> tuple[Op, ...]:
-    """`points` additions and registers a stage and block, one bit wider each stage. Signs cost nothing (wiring)."""
-    _check_blocks(params, M, K)
-    values = M * K
+    """`points` additions a stage and block, one bit wider each stage; signs cost nothing (wiring).
+
+    Registers are counted in every cycle of a run without stalls: they are clocked in all of them.
+    """
+    M, K = _check_blocks(params, M, K)
+    clocked = timing(params, M, K).total_cycles * params.points
     widths = range(params.in_bits + 1, params.out_bits + 1)
-    return tuple(Op(kind, values, width) for width in widths for kind in ("add", "reg"))
+    return tuple(op for width in widths for op in (Op("add", M * K, width), Op("reg", clocked, width)))
 
 
 def beats(params: HadamardParams, X: NDArray[Any]) -> Beats:
@@ -138,6 +143,13 @@ def shape_of(params: HadamardParams, X: NDArray[Any]) -> dict[str, int]:
 def sample(
     params: HadamardParams, rng: np.random.Generator, M: int | None = None, K: int | None = None
 ) -> tuple[Ints, ...]:
-    """Random X, of a random small shape where none is given."""
+    """Random X, of a random small shape where none is given; some blocks drive one output to its largest magnitude."""
     m, blocks = gemm.random_shape(rng, 5, 3)
-    return (gemm.random_codes(rng, (M or m, K or blocks * params.points), *signed_range(params.in_bits)),)
+    low, high = signed_range(params.in_bits)
+    x = gemm.random_codes(rng, (M or m, K or blocks * params.points), low, high)
+    parts = x.reshape(-1, params.points)
+    for block in np.flatnonzero(rng.random(len(parts)) < 0.3):
+        row = rng.integers(params.points) & np.arange(params.points)
+        aligned = _signs(params) * (1 - 2 * (np.bitwise_count(row).astype(np.int64) & 1)) > 0
+        parts[block] = np.where(aligned == bool(rng.integers(2)), low, high)
+    return (x,)

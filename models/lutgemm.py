@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from models import gemm
 from models.bits import Overflow, check_codes, fit, signed_bits, signed_range, unsigned_range
 from models.formats import uniform_as_bcq
-from models.unit import Beats, InputError, Ints, Op, Stimulus, Timing, Trace, check_range, require
+from models.unit import Beats, InputError, Ints, Op, Stimulus, Timing, Trace, check_choice, check_range, require
 
 LATENCY = 4
 """tables, sums, products, result"""
@@ -45,6 +45,12 @@ class BcqWeights:
     frac_bits: int = 0
 
     def __post_init__(self) -> None:
+        for name, axes in (("codes", 2), ("scales", 3), ("offsets", 2)):
+            values = np.asarray(getattr(self, name))
+            fits = np.issubdtype(values.dtype, np.integer) and values.ndim == axes
+            require(fits, f"{name}: integers with {axes} axes are needed, not {values.dtype} {values.shape}")
+            object.__setattr__(self, name, values.astype(np.int64, copy=False))
+        require(self.group >= 1, f"group must be at least 1, not {self.group}")
         k, n = self.codes.shape
         groups = -(-k // self.group)
         require(self.scales.shape[1:] == (groups, n), f"scales are {self.scales.shape}, not [planes, {groups}, {n}]")
@@ -130,7 +136,7 @@ def check_array(name: str, params: Any) -> None:
     check_range(name, params, rows=(1, 64), cols=(1, 256), mu=(1, 8), act_bits=(2, 16), weight_bits=(1, 8))
     check_range(name, params, acc_bits=(2, 48))
     require(isinstance(params.half_table, bool), f"{name}: half_table is true or false, not {params.half_table!r}")
-    require(isinstance(params.overflow, Overflow), f"{name}: overflow is wrap or saturate, not {params.overflow!r}")
+    check_choice(name, params, overflow=Overflow)
     if params.group_size is not None:
         check_range(name, params, group_size=(1, 1 << 20))
         tile = params.rows * params.mu
@@ -186,7 +192,8 @@ class LutGemmParams:
     @property
     def product_bits(self) -> int:
         """Width of alpha times a plane's sum."""
-        return self.array.sum_bits + self.scale_bits
+        bound = (self.array.tile_k << (self.act_bits - 1)) << (self.scale_bits - 1)
+        return signed_bits(-bound, bound)
 
 
 PRESETS = {
@@ -219,7 +226,7 @@ def array_golden(params: Any, A: NDArray[Any], W: BcqWeights, psum: Ints | None)
     check_codes("codes", W.codes, params.weight_bits, signed=False)
     if psum is not None:
         require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
-        check_codes("psum", psum, params.acc_bits)
+        psum = check_codes("psum", psum, params.acc_bits)
     total = np.zeros((A.shape[0], W.shape[1]), dtype=np.int64) if psum is None else psum
     if params.overflow is Overflow.WRAP:
         return fit(total + gemm.exact_matmul(a, w), params.acc_bits, params.overflow)
@@ -240,10 +247,10 @@ def _check_weights(params: LutGemmParams, W: BcqWeights) -> None:
 def check_groups(params: Any, W: BcqWeights) -> None:
     """Refuse weights whose planes or groups are not the array's."""
     require(len(W.scales) == params.weight_bits, f"W has {len(W.scales)} bit planes, the array {params.weight_bits}")
-    tile = params.array.tile_k
+    size = params.group_size or W.shape[0]
     require(
-        W.group % tile == 0 or W.group >= W.shape[0],
-        f"W has groups of {W.group}: they must be a multiple of the array's tile, rows * mu = {tile}",
+        W.group == size or W.shape[0] <= min(W.group, size),
+        f"W has groups of {W.group}: the array has group_size={params.group_size}",
     )
 
 
@@ -261,16 +268,17 @@ def ops(params: LutGemmParams, M: int, K: int, N: int) -> tuple[Op, ...]:
 
 
 def array_ops(params: Any, M: int, K: int, N: int) -> tuple[Op, ...]:
-    """Table building, reads, sums and registers of any look-up array.
+    """Table building, reads, sums and registers of any look-up array, without stalls.
 
-    Building and reading are counted for the useful lanes; registers for every beat in the whole array: they are
-    clocked.
+    Building and reading are counted for the useful lanes. A register is counted in every cycle in which this RTL clocks
+    it: nothing is gated but keys and scale words, which are written while they are loaded.
     """
-    gemm.check_shape(M=M, K=K, N=N)
+    M, K, N = gemm.check_shape(M=M, K=K, N=N)
     array: LutArray = params.array
     k_folds, n_folds = gemm.folds(K, array.tile_k), gemm.folds(N, array.cols)
     tables, count = M * gemm.folds(K, array.mu) * n_folds, k_folds * n_folds
-    reads, outputs, beats = M * gemm.folds(K, array.mu) * N * array.planes, M * N * k_folds, count * M
+    reads, outputs = M * gemm.folds(K, array.mu) * N * array.planes, M * N * k_folds
+    cycles = gemm.stationary_timing(array.geometry, M, K, N).total_cycles
     words = array.planes + 1
     return (
         Op("add", tables * (array.mu - 1 + array.entries - 1), array.table_bits),
@@ -278,11 +286,11 @@ def array_ops(params: Any, M: int, K: int, N: int) -> tuple[Op, ...]:
         Op("add", reads, array.sum_bits),
         Op("add", M * gemm.folds(K, array.mu) * n_folds, array.sum_bits),
         Op("add", outputs * words, params.acc_bits),
-        Op("reg", beats * array.rows * array.entries, array.table_bits - 1),
-        Op("reg", beats * array.rows, 1),  # all sums of +-x have one parity: the lowest bit is kept once a table
-        Op("reg", beats * (array.planes * array.cols + 1), array.sum_bits),
-        Op("reg", beats * words * array.cols, params.product_bits),
-        Op("reg", beats * LATENCY * array.cols, params.acc_bits),
+        Op("reg", cycles * array.rows * array.entries, array.table_bits - 1),
+        Op("reg", cycles * array.rows, 1),  # all sums of +-x have one parity: the lowest bit is kept once a table
+        Op("reg", cycles * (array.planes * array.cols + 1), array.sum_bits),
+        Op("reg", cycles * words * array.cols, params.product_bits),
+        Op("reg", cycles * LATENCY * array.cols, params.acc_bits),
         Op("reg", count * array.geometry.load_beats * array.rows * array.cols, array.planes * array.mu),
         Op("reg", count * array.geometry.load_beats * words * array.cols, params.word_bits),
     )
@@ -391,7 +399,7 @@ def array_sample(
 ) -> tuple[Any, ...]:
     """`sample` of any look-up array; `scales(shape)` draws scales that its words can hold."""
     array: LutArray = params.array
-    sizes = gemm.random_shape(rng, 5, array.tile_k, array.cols)
+    sizes = gemm.random_shape(rng, 5, params.group_size or array.tile_k, array.cols)
     m, k, n = (given or drawn for given, drawn in zip((M, K, N), sizes, strict=True))
     group = params.group_size or k
     groups = -(-k // group)

@@ -26,10 +26,14 @@ from models.unit import (
     Timing,
     Trace,
     assemble_trace,
+    check_choice,
     check_range,
     require,
     step_streams,
 )
+
+LONGEST_K = 600
+"""of random operands: beyond it a case takes longer than what it shows is worth"""
 
 
 class Dataflow(StrEnum):
@@ -54,8 +58,7 @@ class SystolicParams:
     def __post_init__(self) -> None:
         check_range("systolic", self, rows=(1, 256), cols=(1, 256), act_bits=(2, 16), weight_bits=(2, 16))
         check_range("systolic", self, acc_bits=(2, 48))
-        require(isinstance(self.dataflow, Dataflow), f"systolic: dataflow is WS or OS, not {self.dataflow!r}")
-        require(isinstance(self.overflow, Overflow), f"systolic: overflow is wrap or saturate, not {self.overflow!r}")
+        check_choice("systolic", self, dataflow=Dataflow, overflow=Overflow)
 
 
 PRESETS = {
@@ -64,7 +67,10 @@ PRESETS = {
     "tiny-os": SystolicParams(rows=1, cols=1, dataflow=Dataflow.OS),
     "small-ws": SystolicParams(rows=3, cols=4, acc_bits=24),
     "small-os": SystolicParams(rows=4, cols=3, acc_bits=24, dataflow=Dataflow.OS),
-    "narrow-wrap": SystolicParams(rows=4, cols=2, acc_bits=12, weight_bits=4, act_bits=6),
+    "wide-ws": SystolicParams(rows=2, cols=2, act_bits=16, weight_bits=16, acc_bits=40),
+    "wide-os": SystolicParams(rows=2, cols=2, act_bits=16, weight_bits=16, acc_bits=32, dataflow=Dataflow.OS),
+    "narrow-wrap-ws": SystolicParams(rows=4, cols=2, acc_bits=12, weight_bits=4, act_bits=6),
+    "narrow-wrap-os": SystolicParams(rows=2, cols=3, acc_bits=16, weight_bits=6, act_bits=6, dataflow=Dataflow.OS),
     "narrow-saturate-ws": SystolicParams(rows=4, cols=2, acc_bits=12, overflow=Overflow.SATURATE),
     "narrow-saturate-os": SystolicParams(rows=2, cols=5, acc_bits=12, dataflow=Dataflow.OS, overflow=Overflow.SATURATE),
 }
@@ -99,7 +105,7 @@ def timing(params: SystolicParams, M: Any, K: Any, N: Any, convention: str = "rt
       leave through the columns after the last operand has reached the last PE: rows cycles more a fold, and no cycle
       subtracted. RTL = SCALE-Sim + rows * folds + 1.
     """
-    gemm.check_shape(M=M, K=K, N=N)
+    M, K, N = gemm.check_shape(M=M, K=K, N=N)
     require(convention in ("rtl", "scalesim"), f"convention is rtl or scalesim, not {convention!r}")
     if convention == "scalesim":
         return _scalesim(params, M, K, N)
@@ -134,30 +140,29 @@ def _scalesim(params: SystolicParams, M: Any, K: Any, N: Any) -> Timing:
 
 
 def ops(params: SystolicParams, M: int, K: int, N: int) -> tuple[Op, ...]:
-    """Operations of a GEMM. Multiplications and additions are the useful ones: a padded lane multiplies by zero.
+    """Operations of a GEMM without stalls.
 
-    Registers are counted for every transferred beat in the whole array, edge tiles included: they are clocked.
+    Multiplications and additions are the useful ones: a padded lane multiplies by zero. A register is counted in every
+    cycle in which this RTL clocks it: nothing is gated but the weights of WS, which are written while they are loaded.
     """
-    gemm.check_shape(M=M, K=K, N=N)
+    M, K, N = gemm.check_shape(M=M, K=K, N=N)
     r, c = params.rows, params.cols
     work = M * K * N
+    cycles = timing(params, M, K, N).total_cycles
     arithmetic = (Op("mul", work, params.act_bits, params.weight_bits), Op("add", work, params.acc_bits))
     if params.dataflow is Dataflow.WS:
         count = gemm.folds(K, r) * gemm.folds(N, c)
-        beats = count * M
         return (
             *arithmetic,
             Op("reg", count * r * r * c, params.weight_bits),
-            Op("reg", beats * (_skew(r) + r * c), params.act_bits),
-            Op("reg", beats * (r * c + 2 * _skew(c)), params.acc_bits),
+            Op("reg", cycles * (_skew(r) + r * c), params.act_bits),
+            Op("reg", cycles * (r * c + 2 * _skew(c)), params.acc_bits),
         )
-    count = gemm.folds(M, r) * gemm.folds(N, c)
-    beats = count * K
     return (
         *arithmetic,
-        Op("reg", beats * (_skew(r) + r * c), params.act_bits),
-        Op("reg", beats * (_skew(c) + r * c), params.weight_bits),
-        Op("reg", (beats + count * r) * r * c, params.acc_bits),
+        Op("reg", cycles * (_skew(r) + r * c), params.act_bits),
+        Op("reg", cycles * (_skew(c) + r * c), params.weight_bits),
+        Op("reg", cycles * r * c, params.acc_bits),
     )
 
 
@@ -270,15 +275,23 @@ def sample(
     params: SystolicParams, rng: np.random.Generator, M: int | None = None, K: int | None = None, N: int | None = None
 ) -> tuple[Ints, ...]:
     """Random A and W (and for WS half the time a starting psum), of a random small shape where none is given."""
-    m, k, n = (
-        size or drawn
-        for size, drawn in zip((M, K, N), gemm.random_shape(rng, 5, params.rows, params.cols), strict=True)
-    )
+    drawn = gemm.random_shape(rng, 5, params.rows, params.cols)
+    m, k, n = (given or size for given, size in zip((M, K, N), drawn, strict=True))
+    room = params.acc_bits - params.act_bits - params.weight_bits + 1
+    reachable = params.dataflow is Dataflow.OS and 1 << max(room, 0) < LONGEST_K
+    if M is None and reachable and rng.integers(3) == 0:
+        return _sample_at_the_limit(params, rng, m, (1 << max(room, 0)) + int(rng.integers(1, 4)), n)
     a = gemm.random_codes(rng, (m, k), *signed_range(params.act_bits))
     w = gemm.random_codes(rng, (k, n), *signed_range(params.weight_bits))
     if M is None and params.dataflow is Dataflow.WS and rng.integers(2):
         return a, w, gemm.random_codes(rng, (m, n), *signed_range(params.acc_bits))
     return a, w
+
+
+def _sample_at_the_limit(params: SystolicParams, rng: np.random.Generator, m: int, k: int, n: int) -> tuple[Ints, ...]:
+    """The largest products, `k` of which pass what an accumulator holds: OS has no psum to start near that limit."""
+    act, weight = signed_range(params.act_bits)[0], signed_range(params.weight_bits)
+    return np.full((m, k), act), np.full((k, n), weight[rng.integers(2)])
 
 
 def weight_format(params: SystolicParams) -> tuple[str, dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -66,8 +67,13 @@ class Timing:
 
     @property
     def utilization(self) -> Any:
-        """Useful work over the work that all cycles could have held, 0 to 1."""
-        return self.work / (self.total_cycles * self.peak_per_cycle)
+        """Useful work over the work that all cycles could have held, 0 to 1.
+
+        NaN where a convention other than the RTL's counts no cycle at all.
+        """
+        room = np.asarray(self.total_cycles * self.peak_per_cycle, dtype=np.float64)
+        share = np.divide(self.work, room, out=np.full(room.shape, np.nan), where=room > 0)
+        return share if share.ndim else float(share)
 
 
 @dataclass(frozen=True)
@@ -307,21 +313,30 @@ def _as_type(unit: str, name: str, value: Any, hint: Any) -> Any:
     if kind is int:
         if isinstance(value, bool) or not isinstance(value, (int, np.integer, str)):
             raise InputError(f"{unit}: {name}={value!r} is not a whole number")
-        try:
-            return int(value)
-        except ValueError:
-            raise InputError(f"{unit}: {name}={value!r} is not a whole number") from None
+        if isinstance(value, str) and not re.fullmatch(r"[+-]?([0-9]{1,400}|0x[0-9A-Fa-f]{1,256})", value):
+            raise InputError(f"{unit}: {name}={value[:60]!r} is not a whole number")
+        return int(value, 16 if "x" in value else 10) if isinstance(value, str) else int(value)
     return value
 
 
 def check_range(unit: str, params: Any, **limits: tuple[int, int]) -> None:
-    """Refuse a params object whose named integer fields lie outside their inclusive limits."""
+    """Refuse a params object whose named integer fields lie outside their inclusive limits; make the others plain
+    ints."""
     for name, (low, high) in limits.items():
         value = getattr(params, name)
-        require(
-            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high,
-            f"{unit}: {name} must be a whole number from {low} to {high}, not {value!r}",
-        )
+        whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+        rule = f"{unit}: {name} must be a whole number from {low} to {high}"
+        require(whole and low <= value <= high, f"{rule}, not {value!r}")
+        object.__setattr__(params, name, int(value))
+
+
+def check_choice(unit: str, params: Any, **kinds: type[StrEnum]) -> None:
+    """Refuse a params object whose named fields are no members of their enumeration; make texts members."""
+    for name, kind in kinds.items():
+        value = getattr(params, name)
+        choices = [member.value for member in kind]
+        require(value in choices, f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
+        object.__setattr__(params, name, kind(value))
 
 
 def fields_of(params: Any) -> Iterator[tuple[str, Any]]:

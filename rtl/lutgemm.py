@@ -42,20 +42,22 @@ class LutGemm(Component):
 
     def elaborate(self, platform: object) -> Module:
         p = self.params
-        return build_array(self, signed(p.scale_bits), lambda: Multiplier(p.array.sum_bits, p.scale_bits))
+        return build_array(
+            self, signed(p.scale_bits), lambda: Multiplier(p.array.sum_bits, p.scale_bits, p.product_bits)
+        )
 
 
 @shared
 class Multiplier(Component):
-    """scaled <= value * word when `advance`."""
+    """scaled <= value * word when `advance`; `product_bits` hold every product of the array's sums."""
 
-    def __init__(self, value_bits: int, word_bits: int) -> None:
+    def __init__(self, value_bits: int, word_bits: int, product_bits: int) -> None:
         super().__init__(
             {
                 "advance": In(1),
                 "value": In(signed(value_bits)),
                 "word": In(signed(word_bits)),
-                "scaled": Out(signed(value_bits + word_bits)),
+                "scaled": Out(signed(product_bits)),
             }
         )
 

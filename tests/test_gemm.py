@@ -5,6 +5,7 @@ import pytest
 
 from models import gemm
 from models.bits import Overflow, signed_range
+from models.catalog import unit
 from models.unit import InputError
 
 
@@ -78,3 +79,22 @@ def test_shapes_and_operands_that_do_not_fit_are_refused():
         gemm.check_operands(np.ones((2, 3)), (4, 5))
     with pytest.raises(InputError, match=r"A must be a matrix \[M, K\]"):
         gemm.check_operands(np.ones(3), (3, 5))
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int32, np.uint8, np.uint64])
+def test_narrow_and_unsigned_shapes_count_like_wide_ones(dtype):
+    """Sizes from tables come in any integer type; products of three must not wrap."""
+    systolic = unit("systolic")
+    sizes = dtype(100), dtype(33), dtype(100)
+    want = systolic.timing(systolic.params(), M=100, K=33, N=100)
+    assert systolic.timing(systolic.params(), *sizes) == want
+    together = systolic.timing(systolic.params(), *(np.array([size]) for size in sizes))
+    assert together.total_cycles.tolist() == [want.total_cycles]
+    assert together.utilization.tolist() == [want.utilization]
+
+
+def test_sizes_beyond_what_int64_products_hold_are_refused():
+    with pytest.raises(InputError, match="K must be at most 1048576"):
+        gemm.check_shape(K=np.uint64(2**63))
+    systolic = unit("systolic")
+    assert systolic.timing(systolic.params(), *[1 << 20] * 3).work == 1 << 60

@@ -53,3 +53,10 @@ def test_timing_is_one_block_a_cycle():
     t = HADAMARD.timing(HADAMARD.params(points=64), M=10, K=128)
     assert t.total_cycles == 20 + 6
     assert sum(op.count for op in HADAMARD.ops(HADAMARD.params(points=64), M=1, K=64) if op.kind == "add") == 64 * 6
+
+
+@pytest.mark.parametrize("preset", HADAMARD.presets)
+def test_random_operands_reach_the_most_negative_output(preset):
+    p = HADAMARD.preset(preset)
+    least = min(int(HADAMARD.golden(p, *HADAMARD.sample(p, np.random.default_rng(i))).min()) for i in range(40))
+    assert least == -(1 << (p.out_bits - 1)) or (p.signs and least <= -(1 << (p.out_bits - 1)) + p.points)

@@ -126,3 +126,42 @@ def test_scales_that_the_words_cannot_hold_are_refused():
         LUTGEMM.from_integers(LUTGEMM.params(weight_bits=8), codes)
     with pytest.raises(InputError, match="need max_shift of at least 3, not 2"):
         SHIFTADD.from_integers(SHIFTADD.params(max_shift=2), codes)
+
+
+def test_weights_of_any_integer_type_compute_the_same():
+    parts = {"codes": np.array([[1], [0]]), "scales": np.array([[[100]]]), "offsets": np.array([[3]])}
+    p = LUTGEMM.params(weight_bits=1)
+    a = np.array([[64, 32]])
+    want = LUTGEMM.golden(p, a, BcqWeights(**parts, group=2)).item()
+    assert want == 100 * 64 - 100 * 32 + 3 * 96
+    narrow = BcqWeights(**{name: values.astype(np.int8) for name, values in parts.items()}, group=2)
+    assert LUTGEMM.golden(p, a, narrow).item() == want
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"group": 0}, "group must be at least 1, not 0"),
+        ({"codes": np.array([[1.0]])}, "codes: integers with 2 axes are needed, not float64"),
+        ({"codes": np.array([1])}, r"codes: integers with 2 axes are needed, not int64 \(1,\)"),
+        ({"scales": np.array([[[1], [2]]])}, r"scales are \(1, 2, 1\), not \[planes, 1, 1\]"),
+    ],
+)
+def test_weights_that_are_no_binary_code_are_refused(changes, message):
+    parts = {"codes": np.array([[1]]), "scales": np.array([[[1]]]), "offsets": np.array([[0]]), "group": 1}
+    with pytest.raises(InputError, match=message):
+        BcqWeights(**{**parts, **changes})
+
+
+def test_groups_that_are_not_the_arrays_are_refused():
+    w = BcqWeights(
+        codes=np.zeros((64, 1), dtype=np.int64),
+        scales=np.ones((4, 2, 1), dtype=np.int64),
+        offsets=np.zeros((2, 1), dtype=np.int64),
+        group=32,
+    )
+    a = np.ones((1, 64), dtype=np.int64)
+    LUTGEMM.golden(LUTGEMM.params(group_size=32), a, w)
+    for size in (None, 64):
+        with pytest.raises(InputError, match=f"W has groups of 32: the array has group_size={size}"):
+            LUTGEMM.golden(LUTGEMM.params(group_size=size), a, w)

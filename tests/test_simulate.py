@@ -88,3 +88,22 @@ def test_energy_sums_counts_and_refuses_unknown_kinds():
     assert energy_by_kind_pj(ops) == {"add": pytest.approx(0.35), "mul": pytest.approx(0.4)}
     with pytest.raises(InputError, match="no energy for operations of kind 'div'"):
         op_energy_pj(Op("div", 1, 8))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_a_starting_psum_is_in_the_outputs_units_and_lists_are_matrices(name):
+    p = unit(name).params(weight_bits=4)
+    assert simulate_gemm(p, [[1, 2]], [[3], [4]], psum=[[5]]).output.tolist() == [[16]]
+
+
+def test_binary_code_overflows_one_bit_earlier_and_says_so():
+    a, w = np.full((1, 20), 125), np.full((20, 1), 7)
+    outputs = [simulate_gemm(unit(name).params(weight_bits=4, acc_bits=16), a, w).output.item() for name in ENGINES]
+    assert outputs == [17500, 17500 - 32768, 17500 - 32768]
+    assert "one bit earlier" in simulate_gemm.__doc__
+
+
+@pytest.mark.parametrize("bad", [[1, 2], [[1.5]], "x", [["a"]]])
+def test_what_is_no_matrix_of_integers_is_refused(bad):
+    with pytest.raises(InputError, match="A must be a matrix of integers"):
+        simulate_gemm(unit("systolic").params(), bad, [[1]])

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from models.catalog import unit
+from models.systolic import SystolicParams
 from models.unit import InputError
 
 SYSTOLIC = unit("systolic")
@@ -60,6 +61,20 @@ def test_scalesim_convention_over_arrays_of_shapes(dataflow, rows, cols):
     assert ((ours.utilization > 0) & (ours.utilization <= 1)).all()
 
 
+def test_scalesim_counts_no_cycle_for_a_single_mac():
+    tiny = SYSTOLIC.preset("tiny-os")
+    t = SYSTOLIC.timing(tiny, M=1, K=1, N=1, convention="scalesim")
+    assert t.total_cycles == scalesim("OS", 1, 1, 1, 1, 1) == 0
+    assert np.isnan(t.utilization)
+    assert SYSTOLIC.timing(tiny, M=1, K=1, N=1).total_cycles == 2
+
+
+def test_texts_and_numpy_integers_are_taken_by_the_params_class_itself():
+    p = SystolicParams(rows=np.int64(4), dataflow="OS", overflow="saturate")
+    assert p == SYSTOLIC.params(rows="4", dataflow="os", overflow="saturate")
+    assert type(p.rows) is int
+
+
 def test_utilization_is_useful_macs_over_all():
     t = SYSTOLIC.timing(SYSTOLIC.params(), M=512, K=512, N=512)
     assert t.utilization == 512**3 / (t.total_cycles * 256)
@@ -78,6 +93,7 @@ def test_ops_count_useful_multiplications():
         ({"act_bits": 17}, "act_bits must be a whole number from 2 to 16, not 17"),
         ({"dataflow": "XS"}, r"systolic: dataflow='XS' is unknown; one of: OS, WS|did you mean"),
         ({"colls": 3}, "systolic: no parameter 'colls'; did you mean 'cols'"),
+        ({"rows": "1_6"}, "systolic: rows='1_6' is not a whole number"),
         ({"rows": "many"}, "systolic: rows='many' is not a whole number"),
         ({"rows": 2.5}, "rows=2.5 is not a whole number"),
         ({"rows": True}, "rows=True is not a whole number"),

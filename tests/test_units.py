@@ -5,10 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hwsim.verify import verify
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Stimulus, nearest, step_streams
+from rtl.emit import streams
 
 PRESETS = [(name, preset) for name, entry in UNITS.items() for preset in entry.presets]
 SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
@@ -20,6 +23,38 @@ def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
     assert report.findings == ()
     assert report.cycles > 500
     assert report.values > 40
+
+
+WIDTHS = {"act_bits": (2, 16), "acc_bits": (2, 48), "rows": (1, 4), "cols": (1, 4), "mu": (1, 4), "in_bits": (2, 24)}
+WIDTHS |= {"scale_bits": (2, 16), "num_terms": (1, 3), "max_shift": (0, 15)}
+CHOICES = {"dataflow": ["WS", "OS"], "overflow": ["wrap", "saturate"], "half_table": [True, False]}
+
+
+@st.composite
+def random_params(draw, name):
+    """Any params that the unit takes, small enough to elaborate in a moment."""
+    fields = unit(name).params_type.__dataclass_fields__
+    values = {field: draw(st.integers(*WIDTHS[field])) for field in fields if field in WIDTHS}
+    values |= {field: draw(st.sampled_from(CHOICES[field])) for field in fields if field in CHOICES}
+    if "weight_bits" in fields:
+        values["weight_bits"] = draw(st.integers(1, 8) if "mu" in fields else st.integers(2, 16))
+    if "group_size" in fields:
+        values["group_size"] = draw(st.sampled_from([None, 1, 2]))
+        values["group_size"] = values["group_size"] and values["group_size"] * values["rows"] * values["mu"]
+    if "points" in fields:
+        values["points"] = 1 << draw(st.integers(1, 4))
+        values["signs"] = draw(st.integers(0, (1 << values["points"]) - 1)) & ~1
+    return unit(name).params(**values)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_rtl_equals_the_model_for_parameters_of_any_width(name):
+    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @given(random_params(name), st.integers(0, 9999))
+    def holds(params, seed):
+        assert verify(params, cases=6, seed=seed).findings == ()
+
+    holds()
 
 
 @pytest.mark.slow
@@ -38,7 +73,7 @@ def test_the_trace_alone_carries_the_golden_result_in_timings_cycles(name, prese
     for seed in range(20):
         operands = entry.sample(params, np.random.default_rng(seed))
         beats = entry.beats(params, *operands)
-        output = "o_psum" if name != "hadamard" else "o_y"
+        output = next(port for port in streams(params) if port.startswith("o_"))
         stimulus = Stimulus(beats=beats, offer=dict.fromkeys(beats, always), accept={output: always})
         trace = entry.trace(params, stimulus)
         moved = trace[f"{output}.valid"] & trace[f"{output}.ready"]

@@ -17,6 +17,8 @@ from hwsim.verify import verify
 from hwsim.verify.cocotb_run import check_simulator
 from hwsim.verify.ports import pack, ports_of, unpack
 from hwsim.verify.verify import protocol_findings
+from hwsim.verilog import check_self_contained
+from models.bits import Overflow
 from models.catalog import unit
 from models.unit import InputError
 from rtl.emit import emit, streams
@@ -39,6 +41,39 @@ def test_one_flipped_adder_bit_is_found_and_named(monkeypatch):
 def test_wrapping_where_saturation_is_due_is_found(monkeypatch, preset):
     monkeypatch.setattr(rtl.systolic, "fit", lambda _m, value, bits, _o: value[:bits].as_signed())
     assert findings(unit("systolic").preset(preset))
+
+
+@pytest.mark.parametrize("preset", ["narrow-wrap-os", "wide-os", "small-os"])
+def test_accumulators_that_are_wrong_only_at_their_limit_are_found(monkeypatch, preset):
+    """OS sums start at zero: without operands that reach the limit, saturating or short accumulators would pass."""
+    params = unit("systolic").preset(preset)
+    honest = rtl.systolic.fit
+    monkeypatch.setattr(rtl.systolic, "fit", lambda m, v, bits, _o: honest(m, v, bits, Overflow.SATURATE))
+    assert findings(params, cases=20)
+    monkeypatch.setattr(rtl.systolic, "fit", lambda _m, v, bits, _o: v[: bits - 1].as_signed())
+    assert findings(params, cases=20)
+
+
+@pytest.mark.parametrize("preset", unit("hadamard").presets)
+@pytest.mark.parametrize("output", ["total", "difference"])
+def test_a_dropped_carry_in_the_last_stage_is_found(monkeypatch, preset, output):
+    params = unit("hadamard").preset(preset)
+    honest = rtl.hadamard.Butterfly.elaborate
+
+    def elaborate(self, platform):
+        if self.width != params.out_bits - 1:
+            return honest(self, platform)
+        m = Module()
+        m.submodules.inner = inner = rtl.hadamard.Butterfly(self.width)
+        inner.elaborate = lambda p: honest(inner, p)
+        m.d.comb += [inner.advance.eq(self.advance), inner.a.eq(self.a), inner.b.eq(self.b)]
+        for name in ("total", "difference"):
+            whole = getattr(inner, name)
+            m.d.comb += getattr(self, name).eq(whole[:-1].as_signed() if name == output else whole)
+        return m
+
+    monkeypatch.setattr(rtl.hadamard.Butterfly, "elaborate", elaborate)
+    assert findings(params, cases=20)
 
 
 def pipeline_with(ready_rule):
@@ -155,6 +190,42 @@ def test_verilog_that_does_not_fit_is_one_message(verilog, top, message):
         verify(SMALL, cases=1, simulator="verilator", verilog=verilog, top=top)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("simulator", ["verilator"])
+def test_a_port_of_another_width_is_named(simulator):
+    wider = unit("systolic").params(rows=3, cols=4, acc_bits=25)
+    ports = r"module 'theirs' lacks the ports i_act__payload of 121 bits; o_psum__payload of 96 bits"
+    with pytest.raises(InputError, match=ports):
+        verify(SMALL, cases=1, simulator=simulator, verilog=emit(wider, "theirs"), top="theirs")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'initial $system("touch x");',
+        'integer f = $fopen("x", "w");',
+        '`include "x.v"',
+        'initial $readmemh("x", m);',
+        'import "DPI-C" function int system(input string s);',
+        "`define J(a, b) a``b",
+        '\\name" ; initial $system("touch x"); //"',
+    ],
+)
+def test_verilog_that_reaches_outside_itself_is_refused(line):
+    text = emit(SMALL, "theirs")
+    check_self_contained(text + "// $system and `include in a comment\n")
+    with pytest.raises(InputError, match="reaches outside the text; give one self-contained text"):
+        verify(SMALL, simulator="verilator", verilog=f"{text}\n{line}\n", top="theirs")
+
+
+def test_values_are_counted_only_where_they_were_compared(monkeypatch):
+    honest = rtl.systolic.fit
+    assert verify(SMALL, cases=6).values > 0
+    monkeypatch.setattr(rtl.systolic, "fit", lambda m, v, bits, o: (honest(m, v, bits, o) ^ 4).as_signed())
+    report = verify(SMALL, cases=1)
+    assert (report.values, report.passed) == (0, False)
+
+
 def test_bad_requests_are_refused():
     with pytest.raises(InputError, match="no simulator 'verilater'; did you mean 'verilator'"):
         verify(SMALL, simulator="verilater")
@@ -196,6 +267,7 @@ SAME_CASES = """
 import hashlib
 from hwsim.verify.ports import ports_of
 from hwsim.verify.verify import _case
+from models.bits import Overflow
 from models.catalog import unit
 from rtl.emit import streams
 u = unit("lutgemm")

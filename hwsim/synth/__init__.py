@@ -53,13 +53,13 @@ def synthesize(
     cells, a latch, a loop, a derived clock, a damaged cache entry or a reached limit.
     """
     from hwsim.files import cache_root
-    from hwsim.guard import check_module_name
     from hwsim.synth import flow, store, yosys
     from hwsim.synth.liberty import read_library
     from hwsim.synth.library import builtin
+    from hwsim.verilog import check_module_name, check_self_contained
 
     check_module_name(top)
-    yosys.check_self_contained(verilog)
+    check_self_contained(verilog)
     require(time_limit_s > 0, f"time_limit_s: {time_limit_s} must be positive")
     library = read_library(liberty) if liberty else builtin()
     folder = cache or cache_root() / "synth"

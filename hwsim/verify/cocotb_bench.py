@@ -16,18 +16,25 @@ from hwsim.verify.lockstep import Drive, Lockstep, Run
 
 @cocotb.test()
 async def replay(dut):
+    given = json.loads(Path(os.environ["HWSIM_RUNS"]).read_text())
     runs = [
         Run({name: Drive(**drive) for name, drive in run["inputs"].items()}, run["outputs"], run["cycles"])
-        for run in json.loads(Path(os.environ["HWSIM_RUNS"]).read_text())
+        for run in given["runs"]
     ]
     target = Path(os.environ["HWSIM_RECORDS"])
-    missing = [name for name in ("clk", "rst", *Lockstep(runs[0]).signals) if not hasattr(dut, name)]
-    if missing:
-        target.write_text(json.dumps({"missing": missing}))
+    wrong = [f"{name} of {width} bits" for name, width in given["widths"].items() if _width(dut, name) != width]
+    if wrong:
+        target.write_text(json.dumps({"wrong": wrong}))
         return
     cocotb.start_soon(Clock(dut.clk, 10, unit="ns").start())
     records = [await _replay_one(dut, run) for run in runs]
     target.write_text(json.dumps({"records": records}))
+
+
+def _width(dut, name):
+    """Bits of a port; None where there is no such port."""
+    handle = getattr(dut, name, None)
+    return None if handle is None else getattr(handle, "__len__", lambda: 1)()
 
 
 async def _replay_one(dut, run):

@@ -17,12 +17,15 @@ class PortsOnlyVerilator(runner.Verilator):
         return [[arg for arg in command if arg != "--public-flat-rw"] for command in super()._build_command()]
 
 
-def main(simulator: str, top: str, waves: str) -> None:
+def main(simulator: str, top: str, *options: str) -> None:
     here = Path.cwd()
-    record = waves == "waves"
+    record = "waves" in options
     if simulator == "verilator":
         sim = PortsOnlyVerilator()
-        sources, args = [here / "ports.vlt", here / "design.v"], ["-O3", "-Wno-WIDTHEXPAND", "-Wno-WIDTHTRUNC"]
+        sources, args = (
+            [here / "ports.vlt", here / "design.v"],
+            ["-O3", "-Wno-WIDTHEXPAND" if "lint" in options else "-Wno-fatal"],
+        )
     else:
         sim, sources, args = runner.get_runner("icarus"), [here / "design.v"], ["-g2012"]
     build = here / "build"

@@ -8,14 +8,18 @@ import re
 import shutil
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from hwsim.guard import check_module_name, run_guarded
+from hwsim.guard import run_guarded
 from hwsim.verify.lockstep import Record, Run
+from hwsim.verify.ports import Port
+from hwsim.verilog import check_module_name, check_self_contained
 from models.unit import InputError, require
+
+TIME_LIMIT_S = 900.0
 
 
 def check_simulator(simulator: str) -> None:
@@ -32,37 +36,50 @@ def check_simulator(simulator: str) -> None:
 
 
 def simulate(
-    sources: str, top: str, runs: Sequence[Run], simulator: str, waves: Path | None = None, time_limit_s: float = 900
+    sources: str,
+    top: str,
+    ports: Sequence[Port],
+    runs: Sequence[Run],
+    *,
+    simulator: str,
+    lint: bool = True,
+    waves: Path | None = None,
+    time_limit_s: float = TIME_LIMIT_S,
 ) -> list[Record]:
-    """Build the Verilog text `sources` and replay every case on module `top`.
+    """Build the Verilog text `sources` and replay every case on module `top`, whose ports are `ports`, `clk` and `rst`.
 
-    Raises InputError when a tool is missing, the text does not compile, or the top lacks a port.
+    With `lint` a warning of Verilator is an error. Raises InputError when a tool is missing, the text reaches outside
+    itself or does not compile, the top lacks a port or has it in another width, or the time limit is reached.
     """
     check_simulator(simulator)
     check_module_name(top)
+    check_self_contained(sources)
     with tempfile.TemporaryDirectory(prefix="hwsim-") as folder:
         work = Path(folder)
+        widths = {"clk": 1, "rst": 1} | {name: width for port in ports for name, width in port.signals.items()}
         (work / "design.v").write_text(sources)
-        (work / "runs.json").write_text(json.dumps([asdict(run) for run in runs]))
-        signals = {name: list(part) for name, part in runs[0].outputs.items()} | dict.fromkeys(runs[0].inputs)
-        (work / "ports.vlt").write_text(_public_ports(top, list(signals)))
+        (work / "runs.json").write_text(json.dumps({"widths": widths, "runs": [asdict(run) for run in runs]}))
+        (work / "ports.vlt").write_text(_public_ports(top, widths))
         env = {"HWSIM_RUNS": str(work / "runs.json"), "HWSIM_RECORDS": str(work / "records.json")}
-        argv = [sys.executable, "-m", "hwsim.verify.cocotb_child", simulator, top, "waves" if waves else "plain"]
+        options = [*(["lint"] if lint else []), *(["waves"] if waves else [])]
         finished = run_guarded(
-            argv, what=f"{simulator} on {top}", cwd=work, env=env | _tool_env(simulator), time_limit_s=time_limit_s
+            [sys.executable, "-m", "hwsim.verify.cocotb_child", simulator, top, *options],
+            what=f"{simulator} on {top}",
+            cwd=work,
+            env=env | _tool_env(simulator),
+            time_limit_s=time_limit_s,
         )
         if not (work / "records.json").exists():
             raise InputError(f"{simulator} failed on module {top!r}: {_reason(finished.output)}")
         answer = json.loads((work / "records.json").read_text())
-        require("missing" not in answer, f"module {top!r} lacks the ports {', '.join(answer.get('missing', []))}")
+        require("wrong" not in answer, f"module {top!r} lacks the ports {'; '.join(answer.get('wrong', []))}")
         if waves:
             _keep_waves(work, waves)
     return answer["records"]
 
 
-def _public_ports(top: str, streams: list[str]) -> str:
+def _public_ports(top: str, ports: Iterable[str]) -> str:
     """Only the top's ports are visible to cocotb: making every signal of every PE public halves build and run speed."""
-    ports = ["clk", "rst"] + [f"{stream}__{part}" for stream in streams for part in ("payload", "valid", "ready")]
     return "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
 
 
@@ -80,10 +97,13 @@ def _tool_env(simulator: str) -> dict[str, str]:
 
 
 def _reason(output: str) -> str:
-    """The first line in which a tool complains, else the last line."""
+    """The first line that says where a tool complains, else the first complaint, else the last line."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    complaints = [line for line in lines if re.search(r"%Error|error:|Error:|cannot|syntax", line)]
-    return (complaints or lines[-1:] or ["no output"])[0]
+    for pattern in (r"%(Error|Warning)[-\w]*: \S+:\d+", r"%Error|error:|Error:|cannot|syntax", r"."):
+        found = [line for line in lines if re.search(pattern, line)]
+        if found:
+            return found[-1] if pattern == "." else found[0]
+    return "no output"
 
 
 def _keep_waves(work: Path, target: Path) -> None:

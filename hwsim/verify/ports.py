@@ -33,6 +33,11 @@ class Port:
     fields: tuple[Field, ...]
 
     @property
+    def signals(self) -> dict[str, int]:
+        """Name -> width of its signals."""
+        return {f"{self.name}__payload": self.width, f"{self.name}__valid": 1, f"{self.name}__ready": 1}
+
+    @property
     def idle(self) -> int:
         """What a driver shows while it offers no beat: all ones."""
         return (1 << self.width) - 1
