@@ -62,9 +62,9 @@ def _transformed(rows: NDArray[Any]) -> NDArray[Any]:
 
 @cache
 def _kernel() -> Any:
-    import numba
+    from models.gemm_kernels import compiled  # numba, for those who transform alone
 
-    return numba.njit(nogil=True, cache=True)(_butterflies)
+    return compiled(nogil=True)(_butterflies)
 
 
 def _butterflies(rows: NDArray[Any], out: NDArray[Any], stride: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -14,6 +15,18 @@ STEPS = 4
 """Products added between loading an accumulator and storing it. The loop body is written for four."""
 COLUMNS = 128
 """Columns of one panel of W; four rows of accumulators and four of the panel stay in the first-level cache."""
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: compiled by numba, kept on disk where there is a place for it, for this process alone otherwise."""
+
+    def compile_one(function: Callable[..., Any]) -> Any:
+        try:
+            return numba.njit(cache=True, **options)(function)
+        except RuntimeError:  # a read-only installation and no writable home
+            return numba.njit(**options)(function)
+
+    return compile_one
 
 
 def saturating_matmul(
@@ -39,7 +52,7 @@ def _filled(x: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
     return full
 
 
-@numba.njit(parallel=True, cache=True)
+@compiled(parallel=True)
 def _add_panels(a: Any, panels: Any, out: Any, low: Any, high: Any) -> None:
     """Panel by panel, so that a thread's panel stays in its second-level cache while the rows of A pass."""
     groups = a.shape[0] // ROWS
@@ -49,7 +62,7 @@ def _add_panels(a: Any, panels: Any, out: Any, low: Any, high: Any) -> None:
         _add_rows(a[m : m + ROWS], panels[panel], out, m, n, out.dtype.type(low), out.dtype.type(high))
 
 
-@numba.njit(cache=True)
+@compiled()
 def _add_rows(a: Any, panel: Any, out: Any, m: int, n0: int, low: Any, high: Any) -> None:
     """Four rows of A, four steps of k at a time. The panel is flat and its row length constant: with one base and
     constant distances the compiler proves independence and uses whole vectors."""

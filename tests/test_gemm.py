@@ -98,3 +98,17 @@ def test_sizes_beyond_what_int64_products_hold_are_refused():
         gemm.check_shape(K=np.uint64(2**63))
     systolic = unit("systolic")
     assert systolic.timing(systolic.params(), *[1 << 20] * 3).work == 1 << 60
+
+
+def test_without_a_place_for_compiled_code_kernels_still_compile(monkeypatch):
+    from models import gemm_kernels
+
+    honest = gemm_kernels.numba.njit
+
+    def nowhere(**options):
+        if options.get("cache"):
+            raise RuntimeError("cannot cache function: no locator available")
+        return honest(**options)
+
+    monkeypatch.setattr(gemm_kernels.numba, "njit", nowhere)
+    assert gemm_kernels.compiled()(lambda x: x + 1)(41) == 42
