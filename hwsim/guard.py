@@ -20,8 +20,10 @@ from models.unit import InputError, require
 MEMORY_MIB = 8192
 """RLIMIT_DATA of a tool; synthesis and simulation of an array of 4096 PEs stay far below"""
 SUPERVISOR = Path(__file__).with_name("guard_child.py")
+LONGEST_S = 12 * 3600.0
+"""the largest time limit"""
 STALE_S = 24 * 3600.0
-"""A working folder older than this belongs to a process that was killed: no tool is given a day."""
+"""A working folder that did not change for so long belongs to a process that was killed."""
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._/+@=-]+")
 """what GNU make and ABC take in a path: they know no quoting"""
 
@@ -49,6 +51,7 @@ def run_guarded(
     group. The whole group is killed when the tool has ended, at the time limit (an InputError), on any exception here,
     and by guard_child.py when this process is gone. A tool that is not there ends with status 127.
     """
+    check_time_limit(time_limit_s)
     log = cwd / "tool.log"
     limits = [str(MEMORY_MIB << 20), str(int(time_limit_s) + 1)]
     with log.open("wb") as sink:
@@ -64,11 +67,16 @@ def run_guarded(
         try:
             status = child.wait(timeout=time_limit_s)
         except subprocess.TimeoutExpired:
-            remedy = "take a smaller design, or from Python a larger time_limit_s"
+            remedy = "take a smaller design or a larger time limit (time_limit_s)"
             raise InputError(f"{what}: not finished after {time_limit_s:g} s; {remedy}") from None
         finally:
             _end_group(child)
     return Finished(status, log.read_text(errors="replace"))
+
+
+def check_time_limit(seconds: float) -> None:
+    """Refuse a time limit that is none, or longer than working folders live."""
+    require(0 < seconds <= LONGEST_S, f"time_limit_s: {seconds} must be positive and at most {LONGEST_S:g} s")
 
 
 def _end_group(child: subprocess.Popen[bytes]) -> None:

@@ -17,12 +17,19 @@ def end_with_parent():
     os.killpg(0, signal.SIGKILL)
 
 
+def limit(kind, most):
+    """Only a privileged process may raise a limit that is in force already."""
+    hard = resource.getrlimit(kind)[1]
+    least = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(kind, (least, least))
+
+
 def become_tool(memory, seconds, argv):
     """In the fork: limits first, so that they hold for the tool and all that it starts, but not for the supervisor."""
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and a tool would inherit that
-    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    limit(resource.RLIMIT_CPU, seconds)
+    limit(resource.RLIMIT_DATA, memory)
     os.execvp(argv[0], argv)  # noqa: S606 - there is no shell and should be none
 
 

@@ -25,7 +25,7 @@ def check_module_name(name: str) -> None:
 
 
 def check_self_contained(text: str) -> None:
-    """Refuse Verilog that reaches outside itself: a result is kept by the text alone, and the text runs on this machine.
+    """Refuse Verilog that reaches outside itself: results are kept by the text alone, and it runs on this machine.
 
     A fence against accidents and the obvious, not a sandbox: simulate only text that you would run.
     """

@@ -7,6 +7,7 @@ follow from that. Under Amaranth's own simulator the same source is elaborated i
 from __future__ import annotations
 
 import importlib
+import os
 import re
 from typing import Any
 
@@ -90,4 +91,6 @@ class Emission:
 
 
 def _convert(top: Component, name: str, emission: Emission) -> str:
+    # Amaranth starts a Python of its own; it must not import what lies in the user's folder
+    os.environ.setdefault("PYTHONSAFEPATH", "1")
     return verilog.convert(top, name=name, platform=emission, emit_src=False, strip_internal_attrs=True)

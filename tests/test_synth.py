@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import random
@@ -11,7 +12,9 @@ import sys
 import tempfile
 import threading
 import time
+from collections import defaultdict
 from dataclasses import replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,9 @@ import pytest
 from hwsim import guard
 from hwsim.synth import flow, library, loads, netlist, sta, store, synthesize, yosys
 from hwsim.synth.liberty import evaluate, library_of, parse, read_library
+from models.catalog import unit
 from models.unit import InputError
+from rtl.emit import emit
 
 SG13G2 = Path(__file__).resolve().parents[2] / "shared" / "pdk" / "sg13g2_stdcell_typ_1p20V_25C.lib"
 needs_sg13g2 = pytest.mark.skipif(not SG13G2.exists(), reason="the SG13G2 Liberty file is not here")
@@ -189,6 +194,13 @@ def test_broken_liberty_text_is_refused(text, message):
 def test_liberty_files_are_checked_before_they_are_read(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         read_library(tmp_path / "none.lib")
+    with pytest.raises(InputError, match="that is a folder"):
+        read_library(tmp_path)
+    os.mkfifo(tmp_path / "pipe.lib")
+    with pytest.raises(InputError, match="not a regular file"):
+        read_library(tmp_path / "pipe.lib")
+    with pytest.raises(InputError, match="File name too long"):
+        read_library(tmp_path / ("x" * 300))
     binary = tmp_path / "binary.lib"
     binary.write_bytes(b"\x1f\x8b\xff\xfe")
     with pytest.raises(InputError, match="not a text file"):
@@ -196,6 +208,107 @@ def test_liberty_files_are_checked_before_they_are_read(tmp_path, monkeypatch):
     monkeypatch.setattr("hwsim.synth.liberty.MAX_BYTES", 3)
     with pytest.raises(InputError, match="at most 3"):
         read_library(binary)
+
+
+def test_latin_1_in_a_comment_and_carriage_returns_are_read(tmp_path):
+    path = tmp_path / "old.lib"
+    text = library.liberty_text().replace("/* hwsim", "/* \xb5m\xb2 \xa9 hwsim").replace("\n", "\r\n")
+    path.write_bytes(text.encode("latin-1"))
+    old = read_library(path)
+    assert {name: c.area for name, c in old.cells.items()} == {
+        name: c.area for name, c in library.builtin().cells.items()
+    }
+    path.write_bytes(text.encode("utf-8"))
+    assert read_library(path).text == old.text
+
+
+@pytest.mark.slow
+def test_a_library_with_signs_beyond_ascii_goes_through_yosys(tmp_path, folder):
+    path = tmp_path / "old.lib"
+    path.write_bytes(library.liberty_text().replace("/* hwsim", "/* \xb5m\xb2 hwsim").encode("latin-1"))
+    assert synthesize(ADDER, "top", liberty=path, cache=folder) == synthesize(ADDER, "top", cache=folder)
+
+
+def changed(pattern, replacement):
+    """The built-in library with what the pattern finds first replaced."""
+    text, found = re.subn(pattern, replacement, library.liberty_text(), count=1)
+    assert found
+    return text
+
+
+@pytest.mark.parametrize("area", ["-0.5", "2e+09", "nan", "inf", "1e999", "big"])
+def test_areas_that_are_none_are_refused(area):
+    text = changed(r"(cell \(NOR2_X1\) \{\s+area : )[0-9.]+", rf"\g<1>{area}")
+    with pytest.raises(InputError, match=rf"^Liberty file x\.lib: cell NOR2_X1: area.*{re.escape(area)}"):
+        library_of(text, "x.lib")
+
+
+@pytest.mark.parametrize("cap", ["-1", "1e13", "nan", "-inf"])
+def test_capacitances_that_are_none_are_refused(cap):
+    text = changed(r"(cell \(NOR2_X1\)[^}]*capacitance : )[0-9.]+", rf"\g<1>{cap}")
+    with pytest.raises(InputError, match=r"^Liberty file x\.lib: cell NOR2_X1: capacitance"):
+        library_of(text, "x.lib")
+
+
+@pytest.mark.parametrize("name", ["INV_X1", "BUF_X4"])
+@pytest.mark.parametrize("cap", ["0", "1e-300"])
+def test_inverters_and_buffers_without_an_input_capacitance_are_refused(name, cap):
+    text = changed(rf"(cell \({name}\)[^}}]*capacitance : )[0-9.]+", rf"\g<1>{cap}")
+    with pytest.raises(InputError, match=rf"^Liberty file x\.lib: cell {name}: input capacitance .* pF; at least"):
+        library_of(text, "x.lib")
+
+
+def test_other_cells_may_have_an_input_without_capacitance():
+    text = changed(r"(cell \(NOR2_X1\)[^}]*capacitance : )[0-9.]+", r"\g<1>0")
+    assert library_of(text, "x.lib").cells["NOR2_X1"].caps["A1"] == 0
+
+
+def test_a_nand2_without_area_is_refused():
+    text = re.sub(r"area : [0-9.]+", "area : 0", library.liberty_text())
+    with pytest.raises(InputError, match=r"^Liberty file x\.lib: cell NAND2_X1: area 0"):
+        library_of(text, "x.lib")
+
+
+@pytest.mark.parametrize("delay", ["1e10", "-1e10", "nan", "inf"])
+def test_delays_that_are_none_are_refused(delay):
+    text = changed(
+        r'(cell \(NOR2_X1\)[\s\S]*?cell_rise \(linear\) \{ values \(")[0-9.]+',
+        rf"\g<1>{delay}",
+    )
+    with pytest.raises(InputError, match=r"^Liberty file x\.lib: cell NOR2_X1: table cell_rise: values?"):
+        library_of(text, "x.lib")
+
+
+def test_an_inverter_without_transitions_is_refused():
+    text = changed(r"(cell \(INV_X1\)[\s\S]*?)rise_transition \(linear\)", r"\1other (linear)")
+    with pytest.raises(InputError, match=r"^Liberty file x\.lib: cell INV_X1: a delay and a transition table"):
+        library_of(text, "x.lib")
+
+
+def test_a_table_that_extends_to_absurd_values_is_refused_where_it_is_used():
+    lib = library_of(library.liberty_text().replace('index_2 ("0, 100")', 'index_2 ("0, 1e-290")'), "x.lib")
+    with pytest.raises(
+        InputError, match=r"^Liberty file x\.lib: cell \w+: table \w+: gives (inf|-?[0-9.e+]+|nan) ns at"
+    ):
+        measure({"top": module({"clk": 2, "d": 3}, {"q": 6}, register_to_register({}))}, lib=lib)
+
+
+def test_odd_numbers_in_a_library_are_used_or_refused_never_a_traceback():
+    """One number replaced at a time, then the library drives a net of large fan-out between registers."""
+    rng = random.Random(11)
+    text = library.liberty_text()
+    numbers = [m.span() for m in re.finditer(r"(?<![\w.])[0-9]+(\.[0-9]+)?(?![\w.])", text)]
+    refused = 0
+    for start, end in rng.sample(numbers, 150):
+        odd = rng.choice(("0", "-1", "1e-300", "1e9", "1e300", "-1e300", "nan", "inf", ""))
+        try:
+            result = measure(fanout_modules(40), lib=library_of(text[:start] + odd + text[end:], "x.lib"))
+        except InputError:
+            refused += 1
+        else:
+            assert 0 < result.delay_ns < float("inf")
+            assert 0 < result.gate_equivalents < float("inf")
+    assert 20 < refused < 150
 
 
 def test_a_damaged_library_is_read_or_refused_never_a_traceback():
@@ -304,6 +417,19 @@ def test_a_wire_through_a_module_joins_both_nets():
         ),
     }
     assert measure(modules).delay_ns == pytest.approx(TAU * ((1 + 4) + (1 + 1)), rel=1e-5)
+
+
+def test_the_slowest_of_several_launching_arcs_counts():
+    """A register may have one clock-to-output arc for each condition; their order in the file says nothing."""
+    usual = library.builtin()
+    flop = usual.cells["DFF_X1"]
+    (arc,) = flop.launches
+    late = {e: replace(t, values=tuple(tuple(v + 1.0 for v in r) for r in t.values)) for e, t in arc.delay.items()}
+    modules = {"top": module({"clk": 2, "d": 3}, {"q": 6}, register_to_register({"i": cell("INV_X1", A1=4, Z=5)}))}
+    both = (arc, replace(arc, delay=late))
+    for launches in (both, both[::-1]):
+        lib = replace(usual, cells=usual.cells | {"DFF_X1": replace(flop, launches=launches)})
+        assert measure(modules, lib=lib).delay_ns == pytest.approx(measure(modules).delay_ns + 1.0)
 
 
 def test_a_slower_cell_moves_the_critical_path():
@@ -464,6 +590,75 @@ def test_modules_used_often_are_never_faster_than_the_flat_netlist(tmp_path, mon
     assert deep.cells == flat.cells
 
 
+def by_logical_effort(module):
+    """Critical path of a flat module of built-in cells, from the gates' efforts alone: no Liberty, no edges, no sta.
+
+    Delay = tau (p + load / drive); the load of an output port is four inverter inputs, the clock is ideal.
+    """
+    load, into, ends = defaultdict(float), defaultdict(list), []
+    for each in module["cells"].values():
+        kind, drive = each["type"].split("_X")
+        pins = {pin: bits[0] for pin, bits in each["connections"].items()}
+        if kind == "DFF":
+            load[pins["D"]] += 2
+            ends.append((pins["D"], library.SETUP_TAU))
+            into[pins["Q"]].append((None, library.CLOCK_TO_Q_TAU, 1))
+            continue
+        gate, k = library.GATES[kind][0], int(drive)
+        inner = max(1, k // 2)
+        for pin in gate.inputs:
+            load[pins[pin.name]] += pin.first * inner + pin.last * k
+            own = pin.before + gate.link * k / inner + gate.parasitic
+            into[pins["Z"]].append((pins[pin.name], own, k))
+    for port in module["ports"].values():
+        for bit in port["bits"] if port["direction"] == "output" else ():
+            load[bit] += 4
+            ends.append((bit, 0.0))
+    arrival = defaultdict(float)
+    for net in TopologicalSorter(
+        {n: [s for s, _, _ in ways if s is not None] for n, ways in into.items()}
+    ).static_order():
+        arrival[net] = max((arrival[s] + own + load[net] / k for s, own, k in into[net]), default=0.0)
+    return TAU * max(arrival[net] + after for net, after in ends)
+
+
+@pytest.fixture(scope="module")
+def small_array():
+    """A systolic array of 2 x 2 PEs as emitted."""
+    return emit(unit("systolic").params(rows=2, cols=2))
+
+
+@pytest.mark.slow
+def test_an_array_of_four_modules_times_like_logical_effort_on_the_flat_netlist(tmp_path, monkeypatch, small_array):
+    """Both flows, without buffer trees; 1e-6 is the rounding of the library's tables."""
+    monkeypatch.setattr(loads, "MAX_FANOUT", 1e9)
+    nets = yosys.mapped_netlists(small_array, "systolic", library.liberty_text(), 60)
+    for flow_name, net in nets.items():
+        flat = flattened(net, tmp_path)["modules"]["systolic"]
+        deep = flow.measure(net, "systolic", library.builtin(), flow_name)
+        assert len(deep.modules) == 4
+        assert deep.delay_ns == pytest.approx(by_logical_effort(flat), rel=1e-6)
+        slower = copy.deepcopy(flat)  # an inverter in front of every register
+        for i, each in enumerate([c for c in slower["cells"].values() if c["type"] == "DFF_X1"]):
+            slower["cells"][f"extra{i}"] = cell("INV_X1", A1=each["connections"]["D"][0], Z=-i - 1)
+            each["connections"]["D"] = [-i - 1]
+        assert by_logical_effort(slower) > deep.delay_ns * (1 + 1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("liberty", [None, pytest.param(SG13G2, marks=needs_sg13g2)], ids=["builtin", "sg13g2"])
+def test_an_array_with_its_buffer_trees_times_like_the_flat_netlist_with_its_own(tmp_path, small_array, liberty):
+    """Trees of a net that crosses modules may be split among them: paths within 0.1 %, areas within 1 %."""
+    lib = read_library(liberty) if liberty else library.builtin()
+    for flow_name, net in yosys.mapped_netlists(small_array, "systolic", lib.text, 60).items():
+        flat = flow.measure(flattened(net, tmp_path), "systolic", lib, flow_name)
+        deep = flow.measure(net, "systolic", lib, flow_name)
+        assert (len(flat.modules), len(deep.modules)) == (1, 4)
+        assert loads.tree_buffer(lib).name in deep.cells
+        assert deep.delay_ns == pytest.approx(flat.delay_ns, rel=1e-3)
+        assert deep.area_um2 == pytest.approx(flat.area_um2, rel=1e-2)
+
+
 # --- whole flow
 
 
@@ -493,8 +688,9 @@ def test_booth_or_array_whichever_has_the_smaller_area_times_delay(folder):
     assert result.area_um2 * result.delay_ns == pytest.approx(min(costs.values()))
 
 
-def test_a_design_without_a_product_skips_the_second_flow():
-    assert set(yosys.mapped_netlists(ADDER, "top", library.liberty_text(), 60)) == {"array"}
+def test_a_design_without_a_product_skips_the_second_flow_and_names_no_multiplier(folder):
+    assert set(yosys.mapped_netlists(ADDER, "top", library.liberty_text(), 60)) == {"none"}
+    assert synthesize(ADDER, "top", cache=folder).multiplier == "none"
 
 
 def test_an_extra_gate_costs_area(folder):
@@ -581,6 +777,15 @@ def test_nothing_stays_in_the_common_temporary_folder(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_temporary_folder_that_abc_cannot_take_is_refused(tmp_path, folder, monkeypatch):
+    odd = tmp_path / "it's here"
+    odd.mkdir()
+    monkeypatch.setenv("TMPDIR", str(odd))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    with pytest.raises(InputError, match=r"here.*set TMPDIR"):
+        synthesize(ADDER + "// odd", "top", cache=folder)
+
+
 def test_the_memory_limit_is_an_input_error(folder, monkeypatch):
     monkeypatch.setattr(guard, "MEMORY_MIB", 1)
     with pytest.raises(InputError, match="synthesis of top"):
@@ -642,7 +847,7 @@ def test_two_that_want_the_same_make_it_once(tmp_path, adder):
     [
         lambda text: text[: len(text) // 2],
         lambda _: "[]",
-        lambda text: text.replace('"multiplier": "array"', '"multiplier": "booth"'),
+        lambda text: text.replace('"multiplier": "none"', '"multiplier": "booth"'),
         lambda text: re.sub(r'"delay_ns": [0-9.]+', '"delay_ns": 0.001', text),
     ],
 )
@@ -654,6 +859,40 @@ def test_a_damaged_entry_is_refused_and_kept(tmp_path, adder, damage):
     with pytest.raises(InputError, match=r"k\.json is damaged; delete that file"):
         store.get_or_make(tmp_path, "k", lambda: adder)
     assert path.read_text() == before
+
+
+def test_an_entry_that_is_a_folder_is_an_input_error(tmp_path, adder):
+    (tmp_path / "k.json").mkdir()
+    with pytest.raises(InputError, match=r"k\.json is a folder; delete it"):
+        store.get_or_make(tmp_path, "k", lambda: adder)
+
+
+@pytest.mark.parametrize("inside", [".", "deeper"])
+def test_a_cache_that_is_no_folder_is_an_input_error(tmp_path, adder, inside):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^synthesis cache .*; set HWSIM_CACHE to a writable folder$"):
+        store.get_or_make(tmp_path / "file" / inside, "k", lambda: adder)
+
+
+@pytest.mark.parametrize("what", ["write_atomic", "sweep_stale", "read"])
+def test_what_the_system_refuses_in_the_cache_is_an_input_error(tmp_path, monkeypatch, adder, what):
+    """Another user's folder, a full disk; root may write everywhere, so the refusal is planted."""
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "stored.json").write_text("{}")
+    monkeypatch.setattr(store, what, refuse)
+    with pytest.raises(InputError, match=r"^synthesis cache .*: Permission denied; set HWSIM_CACHE"):
+        store.get_or_make(tmp_path, "stored" if what == "read" else "k", lambda: adder)
+
+
+def test_what_goes_wrong_in_the_synthesis_is_not_blamed_on_the_cache(tmp_path):
+    def fail():
+        raise FileNotFoundError("something else")
+
+    with pytest.raises(FileNotFoundError, match="something else"):
+        store.get_or_make(tmp_path, "k", fail)
 
 
 def test_the_key_depends_on_every_input():

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.unit import require
-
 
 @dataclass(frozen=True, kw_only=True)
 class SynthResult:
@@ -31,7 +29,7 @@ class SynthResult:
     modules: tuple[tuple[str, int, float], ...]
     """distinct modules: name, instances, area of one instance's own cells in um2; the top comes last"""
     multiplier: str
-    """the flow with the smaller area times delay: `booth` or `array`"""
+    """of the flow with the smaller area times delay: `booth` or `array`; `none` where nothing multiplies"""
     library: str
     tools: dict[str, str]
     """tool -> version"""
@@ -53,6 +51,7 @@ def synthesize(
     cells, a latch, a loop, a derived clock, a damaged cache entry or a reached limit.
     """
     from hwsim.files import cache_root
+    from hwsim.guard import check_time_limit
     from hwsim.synth import flow, store, yosys
     from hwsim.synth.liberty import read_library
     from hwsim.synth.library import builtin
@@ -60,7 +59,7 @@ def synthesize(
 
     check_module_name(top)
     check_self_contained(verilog)
-    require(time_limit_s > 0, f"time_limit_s: {time_limit_s} must be positive")
+    check_time_limit(time_limit_s)
     library = read_library(liberty) if liberty else builtin()
     folder = cache or cache_root() / "synth"
     key = store.key_of(verilog, top, library.text, yosys.version())

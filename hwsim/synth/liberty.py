@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise, product
 from pathlib import Path
 
@@ -20,6 +20,11 @@ MAX_BYTES = 64 * 2**20
 MAX_DEPTH = 50
 MAX_FUNCTION = 100
 """parts of a function of one or two inputs: more is an attack on the recursion, not a gate"""
+LARGEST = 1e9
+"""um2, pF or ns: beyond it a number of a library is a mistake, and sums over a design could leave the floats"""
+SMALLEST_CAP = 1e-9
+"""pF, of the inputs of inverters and buffers: fan-out is counted in them"""
+CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f]")
 RISE, FALL = 0, 1
 
 Edges = tuple[int, int]
@@ -27,18 +32,30 @@ Edges = tuple[int, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Values over `slews` (input transition, ns) and `loads` (pF, or the clock's transition in a setup check)."""
+    """Values over `slews` (input transition, ns) and `loads` (pF, or the clock's transition in a setup check).
 
+    `where` names file, cell and table in messages.
+    """
+
+    where: str
     slews: tuple[float, ...]
     loads: tuple[float, ...]
     values: tuple[tuple[float, ...], ...]
 
     def at(self, slew: float, load: float) -> float:
-        """Bilinear interpolation; outside the table the outermost interval is extended linearly."""
+        """Bilinear interpolation; outside the table the outermost interval is extended linearly.
+
+        InputError where that leaves the numbers up to LARGEST: the table's slope is absurd.
+        """
         row, y = _interval(self.slews, slew)
         col, x = _interval(self.loads, load)
         low = _along(self.values[row], col, x)
-        return low if y == 0.0 else low + y * (_along(self.values[row + 1], col, x) - low)
+        value = low if y == 0.0 else low + y * (_along(self.values[row + 1], col, x) - low)
+        if not abs(value) <= LARGEST:
+            raise InputError(
+                f"{self.where}: gives {value:g} ns at {slew:g} and {load:g}; at most {LARGEST:g} ns is used"
+            )
+        return value
 
 
 def _interval(axis: tuple[float, ...], at: float) -> tuple[int, float]:
@@ -142,7 +159,8 @@ def parse(text: str, where: str) -> Group:
     at = 0
     while at < len(clean):
         match = STATEMENT.match(clean, at)
-        require(match is not None, f"{where}: not Liberty near {clean[at : at + 40].strip()!r}")
+        if match is None:
+            raise InputError(f"{where}: not Liberty near {clean[at : at + 40].strip()!r}")
         _take(stack, match, where)
         at = match.end()
     require(len(stack) == 1, f"{where}: the text ends inside group {stack[-1].kind!r}; is the file cut off?")
@@ -175,7 +193,7 @@ SECOND_AXES = ("total_output_net_capacitance", "related_pin_transition")
 SENSES = {
     "positive_unate": ((RISE, RISE), (FALL, FALL)),
     "negative_unate": ((RISE, FALL), (FALL, RISE)),
-    "non_unate": tuple(product((RISE, FALL), repeat=2)),
+    "non_unate": ((RISE, RISE), (RISE, FALL), (FALL, RISE), (FALL, FALL)),
 }
 
 
@@ -190,15 +208,26 @@ class Units:
 
 
 def read_library(path: Path) -> Library:
-    """The library in a file of at most 64 MB. InputError naming the file and what is missing or wrong."""
-    require(path.is_file(), f"Liberty file {path}: no such file")
+    """The library in a file of at most 64 MB, UTF-8 or else Latin-1. InputError naming the file and what is wrong."""
+    try:
+        content = _read_bytes(path)
+    except OSError as error:
+        raise InputError(f"Liberty file {path}: {error.strerror}") from None
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError:
+        text = content.decode("latin-1")
+    require(CONTROL.search(text) is None, f"Liberty file {path}: not a text file (is it compressed?)")
+    return library_of(text.replace("\r\n", "\n"), str(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    require(path.exists(), f"Liberty file {path}: no such file")
+    require(not path.is_dir(), f"Liberty file {path}: that is a folder; name a .lib file in it")
+    require(path.is_file(), f"Liberty file {path}: not a regular file")
     size = path.stat().st_size
     require(size <= MAX_BYTES, f"Liberty file {path}: {size} bytes, at most {MAX_BYTES} are read")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"Liberty file {path}: not a text file (is it compressed?)") from None
-    return library_of(text, str(path))
+    return path.read_bytes()
 
 
 def library_of(text: str, where: str) -> Library:
@@ -213,6 +242,9 @@ def library_of(text: str, where: str) -> Library:
     buffers = [c for c in usable if _truth(c, 1) == (0, 1)]
     require(bool(buffers), f"{where}: a buffer is missing (a cell whose function is its one input)")
     require(any(c.kind == "ff" for c in usable), f"{where}: a D flip-flop is missing (a cell with an ff group)")
+    for cell in (inverter, *buffers):
+        _check_driver(cell, where)
+    require(nand2.area > 0, f"{where}: cell {nand2.name}: area 0, and it is the unit of the gate equivalents")
     buffers.sort(key=lambda c: (sum(c.caps.values()), c.name))
     name = root.args[0] if root.args else "unnamed"
     return Library(name=name, text=text, cells=cells, inverter=inverter, nand2=nand2, buffers=tuple(buffers))
@@ -225,6 +257,16 @@ def _smallest(cells: list[Cell], inputs: int, truth: tuple[int, ...], what: str,
     raise InputError(f"{where}: {what} is missing (no cell with an area, its tables and that function)")
 
 
+def _check_driver(cell: Cell, where: str) -> None:
+    """Inverters and buffers are what fan-out, port conditions and buffer trees are made of."""
+    where = f"{where}: cell {cell.name}"
+    cap = sum(cell.caps.values())
+    require(cap >= SMALLEST_CAP, f"{where}: input capacitance {cap:g} pF; at least {SMALLEST_CAP:g} pF is needed")
+    for arc in cell.arcs:
+        whole = len(arc.delay) == 2 and len(arc.slew) == 2
+        require(whole, f"{where}: a delay and a transition table of both edges are needed")
+
+
 def _units(root: Group, where: str) -> Units:
     time = root.text("time_unit", "1ns").replace(" ", "").lower()
     require(time in TIME_NS, f"{where}: time_unit {time!r} is unknown; one of {', '.join(TIME_NS)}")
@@ -233,7 +275,7 @@ def _units(root: Group, where: str) -> Units:
     scale, unit = stated
     require(unit.lower() in CAP_PF, f"{where}: capacitive_load_unit {unit!r} is unknown; pf or ff")
     templates = {g.args[0]: g for g in root.groups if g.kind.endswith("lu_table_template") and g.args}
-    cap = _number(scale, "capacitive_load_unit", where) * CAP_PF[unit.lower()]
+    cap = _within(_number(scale, "capacitive_load_unit", where) * CAP_PF[unit.lower()], "capacitive_load_unit", where)
     return Units(where=where, time=TIME_NS[time], cap=cap, templates=templates)
 
 
@@ -246,20 +288,27 @@ def _number(text: str, what: str, where: str) -> float:
     return value
 
 
+def _within(value: float, what: str, where: str) -> float:
+    """`value`, an area or a capacitance; InputError where it cannot be one."""
+    require(0 <= value <= LARGEST, f"{where}: {what} {value:g} must lie from 0 to {LARGEST:g}")
+    return value
+
+
 def _cell(group: Group, units: Units) -> Cell:
     """One cell. A cell without an area or without the tables that its functions need counts as `other`."""
     where = f"{units.where}: cell {group.args[0]}"
+    units = replace(units, where=where)
     pins = [g for g in group.of("pin") if g.args]
     caps = {
-        g.args[0]: _number(g.text("capacitance", "0"), "capacitance", where) * units.cap
+        g.args[0]: _within(_number(g.text("capacitance", "0"), "capacitance", where) * units.cap, "capacitance", where)
         for g in pins
         if g.text("direction") == "input"
     }
     outs = [g for g in pins if g.text("direction") == "output"]
     functions = {g.args[0]: g.text("function") for g in outs if "function" in g.attributes}
     timings = [(g.args[0], t, t.text("timing_type", "combinational")) for g in outs for t in g.of("timing")]
-    arcs = [arc for out, t, kind in timings if kind.startswith("combinational") for arc in _arcs(out, t, units)]
-    launches = [arc for out, t, kind in timings if kind == "rising_edge" for arc in _arcs(out, t, units)]
+    arcs = [a for out, t, k in timings if k.startswith("combinational") for a in _arcs(out, t, units) if a.edges]
+    launches = [_from_clock(a) for out, t, k in timings if k == "rising_edge" for a in _arcs(out, t, units) if a.delay]
     clock = next((g.args[0] for g in pins if g.text("clock") == "true"), launches[0].pin if launches else None)
     timed = bool(launches) if group.of("ff") else bool(arcs)
     plain = "area" in group.attributes and bool(functions) and timed and not group.of("latch", "statetable")
@@ -267,13 +316,13 @@ def _cell(group: Group, units: Units) -> Cell:
     kind = "other" if not plain or three_state else "ff" if group.of("ff") else "comb"
     return Cell(
         name=group.args[0],
-        area=_number(group.text("area", "0"), "area", where),
+        area=_within(_number(group.text("area", "0"), "area", where), "area", where),
         kind=kind,
         caps=caps,
         functions=functions,
         clock=clock if kind == "ff" else None,
-        arcs=tuple(a for a in arcs if a.edges),
-        launches=tuple(_from_clock(a) for a in launches),
+        arcs=tuple(arcs),
+        launches=tuple(launches),
         setups={g.args[0]: s for g in pins if (s := _setups(g, units))},
     )
 
@@ -283,7 +332,7 @@ def _arcs(out: str, timing: Group, units: Units) -> list[Arc]:
     delay = _tables(timing, ("cell_rise", "cell_fall"), units)
     senses = SENSES.get(timing.text("timing_sense", "non_unate"), SENSES["non_unate"])
     slew = _tables(timing, ("rise_transition", "fall_transition"), units)
-    edges = tuple(pair for pair in senses if pair[1] in delay)
+    edges = tuple((cause, edge) for cause, edge in senses if edge in delay)
     pins = timing.text("related_pin").split()
     return [Arc(pin=pin, out=out, edges=edges, delay=delay, slew=slew) for pin in pins]
 
@@ -316,17 +365,21 @@ def _table(group: Group, units: Units) -> Table:
         if not variable:
             continue
         place = 0 if variable in FIRST_AXES else 1 if variable in SECOND_AXES else None
-        require(place is not None, f"{where}: axis {variable!r} is not understood")
+        if place is None:
+            raise InputError(f"{where}: axis {variable!r} is not understood")
         index = group.attributes.get(f"index_{i}") or template.attributes.get(f"index_{i}", ())
         scale = units.cap if variable == "total_output_net_capacitance" else units.time
         axes[place] = tuple(v * scale for v in _numbers(index, where))
         order.append(place)
     slews, loads = axes.get(0, (0.0,)), axes.get(1, (0.0,))
     flat = [v * units.time for v in _numbers(group.attributes.get("values", ()), where)]
+    large = next((v for v in flat if abs(v) > LARGEST), 0.0)
+    require(not large, f"{where}: value {large:g} ns; at most {LARGEST:g} ns is used")
     require(len(flat) == len(slews) * len(loads) > 0, f"{where}: {len(flat)} values for {len(slews)} x {len(loads)}")
     for axis in (slews, loads):
-        require(all(a < b for a, b in pairwise(axis)), f"{where}: an index does not rise")
-    return Table(slews=slews, loads=loads, values=_rows(flat, len(slews), len(loads), order[:1] == [1]))
+        rises = all(a < b and b - a <= LARGEST for a, b in pairwise(axis))
+        require(rises, f"{where}: an index does not rise, or by more than {LARGEST:g}")
+    return Table(where=where, slews=slews, loads=loads, values=_rows(flat, len(slews), len(loads), order[:1] == [1]))
 
 
 def _rows(flat: list[float], rows: int, cols: int, turned: bool) -> tuple[tuple[float, ...], ...]:

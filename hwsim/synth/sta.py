@@ -206,8 +206,10 @@ def _starts(case: _Case) -> dict[Node, Point]:
                 net = instance.pins[arc.out]
                 at = (case.conditions.input_slew, case.loads.net[net])
                 for _, edge in arc.edges:
-                    starts[2 * net + edge] = Point(case.at(arc.delay[edge], *at), index, arc.out)
-                    case.slews[2 * net + edge] = case.slew_at(arc, edge, *at)
+                    node, time = 2 * net + edge, case.at(arc.delay[edge], *at)
+                    if node not in starts or starts[node].time < time:  # one arc for each condition
+                        starts[node] = Point(time, index, arc.out)
+                    case.slews[node] = max(case.slew_at(arc, edge, *at), case.slews.get(node, 0.0))
     return starts
 
 

@@ -34,29 +34,45 @@ def _own_source() -> str:
 def get_or_make(folder: Path, key: str, make: Callable[[], SynthResult]) -> SynthResult:
     """The stored result, or that of `make`, stored. Two processes that want the same one make it once.
 
-    InputError for a damaged entry, naming it, and for a folder that cannot be written.
+    InputError for a damaged entry, naming it, and for a folder that cannot be read or written.
     """
     path = folder / f"{key}.json"
-    if path.exists():
-        return read(path)
+    stored = _stored(path)
+    if stored is not None:
+        return stored
     with _locked(folder, key):
-        if path.exists():
-            return read(path)
+        stored = _stored(path)  # by another process meanwhile
+        if stored is not None:
+            return stored
         result = make()
-        write_atomic(path, _entry(result))
+        with _explained(folder):
+            write_atomic(path, _entry(result))
         return result
+
+
+def _stored(path: Path) -> SynthResult | None:
+    with _explained(path.parent):
+        return read(path) if path.exists() else None
+
+
+@contextmanager
+def _explained(folder: Path) -> Iterator[None]:
+    """Tell what the system refuses as a fault of the cache folder."""
+    try:
+        yield
+    except OSError as error:
+        raise InputError(f"synthesis cache {folder}: {error.strerror}; set HWSIM_CACHE to a writable folder") from None
 
 
 @contextmanager
 def _locked(folder: Path, key: str) -> Iterator[None]:
-    try:
+    with _explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / f"{key}.lock").open("w")
-    except OSError as error:
-        raise InputError(f"synthesis cache {folder}: {error.strerror}; set HWSIM_CACHE to a writable folder") from None
     with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, also when the process is killed
-        sweep_stale(folder)
+        with _explained(folder):
+            fcntl.flock(lock, fcntl.LOCK_EX)  # released when the file closes, also when the process is killed
+            sweep_stale(folder)
         yield
 
 
@@ -71,6 +87,8 @@ def _checksum(content: dict[str, Any]) -> str:
 
 def read(path: Path) -> SynthResult:
     """The result in a cache entry. InputError naming the file and the remedy where it is damaged."""
+    if path.is_dir():
+        raise InputError(f"synthesis cache entry {path} is a folder; delete it and the entry is computed again")
     try:
         entry = json.loads(path.read_text())
         content = entry["result"]

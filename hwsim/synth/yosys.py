@@ -7,15 +7,13 @@ name is validated. The child runs under hwsim.guard's limits.
 from __future__ import annotations
 
 import json
-import re
 import sys
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from hwsim import guard
-from hwsim.guard import run_guarded
+from hwsim.guard import run_guarded, workplace
 from hwsim.verilog import check_module_name
 from models.unit import require
 
@@ -79,22 +77,23 @@ def version() -> str:
 
 
 def mapped_netlists(verilog: str, top: str, liberty_text: str, time_limit_s: float) -> dict[str, dict[str, Any]]:
-    """Flow name (`array`, and `booth` where the design multiplies) -> Yosys's JSON netlist mapped on the library.
+    """Multipliers (`array` and `booth`, only `none` where nothing multiplies) -> Yosys's JSON netlist, mapped.
 
     Hierarchy is kept: every distinct module is synthesised once. InputError with Yosys's own message on an ERROR, and
     when the time or memory limit is reached.
     """
     check_module_name(top)
     version()
-    with tempfile.TemporaryDirectory(prefix="hwsim-synth-") as name:
-        folder = Path(name)
-        (folder / "design.v").write_text(verilog)
-        (folder / "cells.lib").write_text(liberty_text)
+    with workplace("hwsim-synth-") as folder:
+        (folder / "design.v").write_text(verilog, encoding="utf-8")
+        (folder / "cells.lib").write_text(liberty_text, encoding="utf-8")
         (folder / "map.abc").write_text(ABC_SCRIPT)
         _run(folder, top, time_limit_s)
-        array = json.loads((folder / "array.json").read_text())
+        plain = json.loads((folder / "array.json").read_text())
         booth = folder / "booth.json"
-        return {"array": array} | ({"booth": _merged(array, json.loads(booth.read_text()))} if booth.exists() else {})
+        if not booth.exists():
+            return {"none": plain}
+        return {"array": plain, "booth": _merged(plain, json.loads(booth.read_text()))}
 
 
 def _merged(array: dict[str, Any], booth: dict[str, Any]) -> dict[str, Any]:

