@@ -8,17 +8,16 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from models.unit import InputError
-
 if TYPE_CHECKING:
     from hwsim.simulate import GemmResult, simulate_gemm
     from hwsim.synth import synthesize
     from hwsim.verify import verify
+    from models.unit import InputError
 
 __version__ = "0.1.0"
 __all__ = ["GemmResult", "InputError", "__version__", "simulate_gemm", "synthesize", "verify"]
 
-_HOMES = {"GemmResult": "hwsim.simulate", "simulate_gemm": "hwsim.simulate"}
+_HOMES = {"GemmResult": "hwsim.simulate", "simulate_gemm": "hwsim.simulate", "InputError": "models.unit"}
 
 
 def __getattr__(name: str) -> Any:

@@ -5,9 +5,12 @@ Exit codes: 0 done, 1 RTL and model differ or a point failed, 2 bad input (one l
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
+import io
 import json
+import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -43,9 +46,12 @@ Seed = Annotated[int, typer.Option(min=0, help="seed of the random operands")]
 
 
 def main() -> None:
-    """Entry point: bad input is one line on standard error and exit code 2, never a traceback."""
+    """Entry point: bad input, and what the system refuses, is one line on standard error and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without the sign for micro shows a question mark
     try:
-        app()
+        _run()
     except InputError as error:
         _end(str(error), 2)
     except ModuleNotFoundError as error:
@@ -53,12 +59,35 @@ def main() -> None:
         if name not in EXTRAS:
             raise
         _end(f"{name} is not installed; pip install 'hwsim[{EXTRAS[name]}]'", 2)
+    except OSError as error:
+        _end(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
     except KeyboardInterrupt:
         _end("interrupted", 130)
 
 
+def _run() -> None:
+    """Run the command to its last printed byte; the libraries' ways to end become exceptions that `main` names."""
+    try:
+        app()
+    except SystemExit as end:
+        if end.code == 130:
+            raise KeyboardInterrupt from None
+        if isinstance(end.__context__, BrokenPipeError):
+            raise end.__context__ from None
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        raise
+
+
 def _end(message: str, status: int) -> None:
-    print("hwsim: " + " ".join(message.split()), file=sys.stderr)
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        # what is left cannot be written, and the interpreter would try again when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    with contextlib.suppress(OSError):
+        print("hwsim: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(status)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
+from hwsim.files import os_errors, require_file
 from models.catalog import UNITS, unit
 from models.unit import InputError, Kind, nearest, require
 
@@ -78,6 +79,7 @@ def _engines() -> list[str]:
 
 
 def _engine_name(name: str) -> str:
+    require(name in UNITS, f"no unit {_short(name)}; {nearest(name[:64], UNITS)}")
     require(unit(name).kind is Kind.GEMM, f"{name!r} is no GEMM engine; {nearest(name, _engines())}")
     return name
 
@@ -98,7 +100,7 @@ def _settings(params: dict[str, Any]) -> dict[str, Value]:
 
 
 def _format_name(name: str) -> str:
-    require(name in FORMATS, f"{_short(name)} is not W<2 to 8>A<2 to 8>; {nearest(name, FORMATS)}")
+    require(name in FORMATS, f"{_short(name)} is not W<2 to 8>A<2 to 8>; {nearest(name[:64], FORMATS)}")
     return name
 
 
@@ -174,13 +176,20 @@ def _names(model: type[BaseModel]) -> str:
 
 def _complaint(document: Document, error: ValidationError) -> str:
     """The first error as one line; the others are counted."""
+    found = error.errors(include_url=False)
+    # pydantic counts a list's bad entries as absent and then finds the list too short
+    own = [e for e in found if e["type"] != "too_short" or not any(_inside(o["loc"], e["loc"]) for o in found)]
     # an unknown key first: a mistyped one is also reported as missing
-    errors = sorted(error.errors(include_url=False), key=lambda e: e["type"] != "extra_forbidden")
+    errors = sorted(own, key=lambda e: e["type"] != "extra_forbidden")
     first = errors[0]
     # what is missing has no line of its own: the mapping around it has
     location = first["loc"] if first["loc"] in document.lines else first["loc"][:-1]
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return f"{document.place(location)}: {_rule(first)}{more}"
+
+
+def _inside(inner: Key, outer: Key) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
 def _rule(error: Mapping[str, Any]) -> str:
@@ -189,11 +198,11 @@ def _rule(error: Mapping[str, Any]) -> str:
     model = Engine if where[0] == "engines" and len(where) > 1 else Study
     match error["type"]:
         case "extra_forbidden":
-            return f"unknown key; {nearest(str(where[-1]), _names(model).split(', '))}"
+            return f"unknown key; {nearest(str(where[-1])[:64], _names(model).split(', '))}"
         case "missing":
             return f"key {str(where[-1])!r} is missing; needed are {_names(model)}"
         case "string_pattern_mismatch":
-            return f"{value!r} is not a name: a-z, 0-9, . _ -, starting with a letter or digit, 64 at most"
+            return f"{_short(value)} is not a name: a-z, 0-9, . _ -, starting with a letter or digit, 64 at most"
         case "value_error":
             return str(error["ctx"]["error"])
     return f"{_needed(error)}, not {_short(value)}"
@@ -207,7 +216,15 @@ def _needed(error: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _word(text: str) -> str:
+    """The text in one line, without quotes."""
+    return _cut(repr(text)[1:-1])
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -225,7 +242,7 @@ class Document:
 
     def place(self, key: Key) -> str:
         """`file:line: key.path` of a value."""
-        text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in key).lstrip(".")
+        text = "".join(f"[{part}]" if isinstance(part, int) else f".{_word(part)}" for part in key).removeprefix(".")
         place = f"{self.path}:{self.lines[key]}"
         return f"{place}: {text}" if text else place
 
@@ -247,13 +264,13 @@ def load_yaml(path: Path) -> Document:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)
         line = f":{mark.line + 1}" if mark else ""
         problem = getattr(error, "problem", None) or getattr(error, "reason", None) or "unreadable"
-        raise InputError(f"{path}{line}: not YAML: {' '.join(str(problem).split())}") from None
+        raise InputError(f"{path}{line}: not YAML: {_word(' '.join(str(problem).split()))}") from None
     return Document(path=path, value=value, lines=reader.lines)
 
 
 def _read_text(path: Path) -> str:
-    require(path.is_file(), f"{path}: no such file")
-    with path.open("rb") as file:
+    require_file(path)
+    with os_errors(path), path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     require(len(data) <= MAX_BYTES, f"{path}: more than {MAX_BYTES} bytes; a sweep file is small")
     try:
@@ -291,7 +308,7 @@ class _Reader:
 
         self._require(not isinstance(event, AliasEvent), event, "aliases (*name) are not admitted; write the value out")
         self._require(event.anchor is None, event, "anchors (&name) are not admitted; write the value out")
-        self._require(event.tag is None, event, f"tag {event.tag} is not admitted; leave it out")
+        self._require(event.tag is None, event, f"tag {_word(str(event.tag))} is not admitted; leave it out")
         self._require(len(key) <= MAX_DEPTH, event, f"nested deeper than {MAX_DEPTH}")
         self.lines.setdefault(key, event.start_mark.line + 1)
         if isinstance(event, MappingStartEvent):
@@ -307,8 +324,8 @@ class _Reader:
         while not isinstance(event := next(self.events), MappingEndEvent):
             self._require(isinstance(event, ScalarEvent), event, "a key must be text")
             name = self._value(event, key)
-            self._require(isinstance(name, str), event, f"key {event.value!r} must be text; put it in quotes")
-            self._require(name not in values, event, f"key {name!r} stands twice; leave one out")
+            self._require(isinstance(name, str), event, f"key {_short(event.value)} must be text; put it in quotes")
+            self._require(name not in values, event, f"key {_short(name)} stands twice; leave one out")
             values[name] = self._value(next(self.events), (*key, name))
             self.lines[(*key, name)] = event.start_mark.line + 1
         return values

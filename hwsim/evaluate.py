@@ -27,17 +27,22 @@ def engine_params(point: Point) -> Any:
     return entry.params(**dict(point.params), **widths)
 
 
-def check(point: Point) -> None:
-    """InputError where the point cannot be evaluated: parameters, network, transform."""
+def check(point: Point) -> dict[str, dict[str, Any]]:
+    """Every parameter of the point's hardware, defaults included: role (`engine`, `transform`) -> name -> value.
+
+    InputError where the point cannot be evaluated: parameters, network, transform.
+    """
     from hwsim.networks import NETWORKS
     from models.formats import get_format
-    from models.unit import nearest
+    from models.unit import fields_of, nearest
 
     params = engine_params(point)
     require(point.network in NETWORKS, f"no network {point.network!r}; {nearest(point.network, NETWORKS)}")
-    _transform(point.transform, point.seed)
+    transform = _transform_unit(point)
     name, options = unit(point.unit).weight_format(params)
     get_format(name, **options)
+    roles = {"engine": params} | ({"transform": transform[1]} if transform else {})
+    return {role: dict(fields_of(made)) for role, made in roles.items()}
 
 
 def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:

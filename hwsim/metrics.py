@@ -37,6 +37,8 @@ class Metric:
     """int where the number is a count, else float"""
     suffix: str = ""
     """what `column` adds to a name that does not speak its unit"""
+    optional: bool = False
+    """whether a finished point may lack it"""
 
     @property
     def column(self) -> str:
@@ -73,6 +75,7 @@ METRICS = {
             description="Standard deviation of the accuracy over draws of a random transform; empty without one.",
             format=".4f",
             suffix="_fraction",
+            optional=True,
         ),
         Metric(
             name="float_accuracy",

@@ -12,12 +12,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwsim.files import write_atomic
+from hwsim.files import os_errors, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.store import DONE, Row, close_store, read_store, read_study, study_rows
-from models.unit import InputError
+from models.unit import InputError, require
 
 MAX_BYTES = 2_000_000
+MAX_ROWS = 400
+"""points that a page lists and draws at most; fewer where they are long"""
+MAX_TEXT = 100_000
+"""characters shown of the study's text, which a sweep file of many engines makes long"""
+MAX_MESSAGE = 200
+"""characters shown of a failed point's message"""
 WORDS = ("engine", "format", "transform")
 """what names a point within its study"""
 
@@ -56,25 +62,41 @@ td.word { white-space: nowrap; }
 
 SCRIPT = """
 "use strict";
-for (const data of document.querySelectorAll("script[type='application/json']")) {
+const points = document.getElementById("points").textContent;
+for (const data of document.querySelectorAll("figure script")) {
   const figure = data.parentElement;
   const live = document.createElement("div");
   figure.insertBefore(live, figure.firstChild);
+  // parsed anew for each figure: Vega marks the records it is given
+  const chart = {...JSON.parse(data.textContent), datasets: {points: JSON.parse(points)}};
   // ast: Vega interprets its expressions, so that the page needs no unsafe-eval
-  vegaEmbed(live, JSON.parse(data.textContent), {ast: true, actions: false, renderer: "svg"}).then(
+  vegaEmbed(live, chart, {ast: true, actions: false, renderer: "svg"}).then(
     () => { figure.querySelector(".still").hidden = true; },
     (error) => { live.remove(); console.error(error); },
   );
 }
 """
 
+HEAD = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content=\
+"""
+"""how every report begins"""
+
+OURS = re.compile(re.escape(HEAD.encode()) + rb'|<svg [^>]*\bclass="marks"')
+"""the first bytes of a report or a picture"""
+
 
 def write_report(store_path: Path, out_path: Path) -> None:
     """Write the report of the store's current study to `out_path`, at most `MAX_BYTES` long, atomically.
 
-    The same results give the same bytes. Raises InputError for a store that cannot be read, a store without a study, a
-    missing report extra, and a study with so many points that the report would be too long.
+    Where the points are too many for that, it shows a sample and says so (`sample`). The same results give the same
+    bytes. Raises InputError for a store that cannot be read, a store without a study, a missing report extra, and a
+    target that is neither absent nor a report or picture of ours.
     """
+    _check_target(store_path, out_path)
     store = read_store(store_path)
     try:
         study, rows = read_study(store), study_rows(store)
@@ -82,56 +104,109 @@ def write_report(store_path: Path, out_path: Path) -> None:
         close_store(store)
     if not {"study", "command", "versions"} <= study.keys():
         raise InputError(f"{store_path}: holds no study yet; run `hwsim sweep` first")
-    page = render(study, rows).encode()
-    if len(page) > MAX_BYTES:
-        raise InputError(f"{out_path}: {len(rows)} points make {len(page)} bytes; {MAX_BYTES} at most, see points.csv")
-    write_atomic(out_path, page)
+    write_atomic(out_path, _fitting_page(study, rows))
 
 
 def write_picture(store_path: Path, out_path: Path) -> None:
     """Write the Pareto front of the store's current study to `out_path` as SVG, atomically.
 
-    Raises InputError for a store that cannot be read or has no finished point, and for a missing report extra.
+    Raises InputError for a store that cannot be read or has no finished point, for a missing report extra, and for a
+    target that is neither absent nor a report or picture of ours.
     """
+    _check_target(store_path, out_path)
     store = read_store(store_path)
     try:
         rows = [row for row in study_rows(store) if row["status"] == DONE]
     finally:
         close_store(store)
-    if not rows:
-        raise InputError(f"{store_path}: holds no finished point to draw; run `hwsim sweep` first")
-    chart = _front_chart(rows, {rows[index]["key"] for index in pareto(rows, FRONT)})
-    svg = _vl_convert().vegalite_to_svg(chart.to_dict(), vl_version=_vl_version())
-    write_atomic(out_path, _renumbered(svg, chart.title).encode())
+    require(bool(rows), f"{store_path}: holds no finished point to draw; run `hwsim sweep` first")
+    data = _data(rows, front_keys(rows))
+    write_atomic(out_path, _still(_front_chart(data), data))
 
 
-def render(study: Mapping[str, Any], rows: Sequence[Row]) -> str:
-    """The page as text. `study` is what `store.read_study` gives, `rows` what `store.study_rows` gives."""
+def _check_target(store_path: Path, out_path: Path) -> None:
+    """Refuse a target that holds something else, above all the store itself."""
+    with os_errors(out_path):
+        if not out_path.is_file():
+            return
+        same = store_path.exists() and out_path.samefile(store_path)
+        require(not same, f"{out_path}: is the store itself; name another file for the report")
+        with out_path.open("rb") as file:
+            begin = file.read(400)
+    require(OURS.match(begin) is not None, f"{out_path}: exists and is no report of hwsim; name another file")
+
+
+def front_keys(rows: Iterable[Row]) -> frozenset[str]:
+    """Keys of the finished points on the Pareto front."""
     done = [row for row in rows if row["status"] == DONE]
-    front = {done[index]["key"] for index in pareto(done, FRONT)}
+    return frozenset(done[index]["key"] for index in pareto(done, FRONT))
+
+
+def _fitting_page(study: Mapping[str, Any], rows: Sequence[Row]) -> bytes:
+    """The page with about as many points as fit; without any, a page is far shorter than `MAX_BYTES`."""
+    limit = min(MAX_ROWS, len(rows))
+    while True:
+        page = render(study, rows, limit).encode(errors="replace")
+        if len(page) <= MAX_BYTES or limit == 0:
+            return page
+        limit = limit * 3 // 4
+
+
+def sample(rows: Sequence[Row], front: frozenset[str], limit: int) -> tuple[list[Row], str]:
+    """At most `limit` of the rows, in their order, the front before all others, and a sentence that says which.
+
+    Of the front, and then of the others, it takes every n-th from the first on, with the smallest n for which they fit.
+    """
+    if len(rows) <= limit:
+        return list(rows), "The same numbers in full are in points.csv."
+    best = [row for row in rows if row["key"] in front]
+    others = [row for row in rows if row["key"] not in front]
+    shown, of_best = _every_nth(best, limit)
+    more, of_others = _every_nth(others, limit - len(shown))
+    keys = {row["key"] for row in (*shown, *more)}
+    return (
+        [row for row in rows if row["key"] in keys],
+        f"Too many for this page: {len(keys)} of {len(rows)} points are listed and drawn, {of_best} of the front and "
+        f"{of_others} of the others. All are in points.csv.",
+    )
+
+
+def _every_nth(rows: Sequence[Row], limit: int) -> tuple[Sequence[Row], str]:
+    if limit == 0:
+        return [], "none"
+    step = max(1, -(-len(rows) // limit))
+    return rows[::step], "all" if step == 1 else f"one in {step}"
+
+
+def render(study: Mapping[str, Any], rows: Sequence[Row], limit: int) -> str:
+    """The page as text, with at most `limit` of the rows.
+
+    `study` is what `store.read_study` gives, `rows` what `store.study_rows` gives.
+    """
+    front = front_keys(rows)
+    shown, which = sample(rows, front, limit)
+    failed = sum(row["status"] != DONE for row in rows)
+    data = _data(shown, front)
     scripts = [_bundle(), SCRIPT]
-    name = html.escape(str(study["study"].get("name", "")))
+    name = html.escape(str(study["study"]["name"]))
     return "\n".join(
         [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{_policy(scripts)}">',
+            f'{HEAD}"{_policy(scripts)}">',
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>hwsim: {name}</title>",
             f"<style>{STYLE}</style>",
             "</head>",
             "<body>",
             f"<h1>{name}</h1>",
-            f"<p>{len(done)} design points{_failures(len(rows) - len(done))}.</p>",
-            *_figures(done, front),
+            f"<p>{len(rows) - failed} design points{_failures(failed)}. {which}</p>",
+            *_figures(data),
             "<h2>Pareto front</h2>",
-            _table(by_area(row for row in rows if row["key"] in front), frozenset(), FRONT_COLUMNS),
+            _table(by_area(row for row in shown if row["key"] in front), frozenset(), FRONT_COLUMNS),
             "<h2>All points</h2>",
-            "<p>Points on the front are shaded. The same numbers in full are in points.csv.</p>",
-            _table(rows, front, tuple(METRICS)),
+            f"<p>Points on the front are shaded. {which}</p>",
+            _table(shown, front, tuple(METRICS)),
             *_explanations(study),
+            f'<script type="application/json" id="points">{script_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>",
             "</html>",
@@ -182,7 +257,7 @@ def by_area(front: Iterable[Row]) -> list[Row]:
     return sorted(front, key=lambda row: row[FRONT[1]])
 
 
-def _table(rows: Sequence[Row], marked: frozenset[str] | set[str], names: Sequence[str]) -> str:
+def _table(rows: Sequence[Row], marked: frozenset[str], names: Sequence[str]) -> str:
     failed = any(row["status"] != DONE for row in rows)
     titles = [f"<th>{word}</th>" for word in WORDS]
     titles += [f"<th>{html.escape(METRICS[n].title)}<span>{html.escape(METRICS[n].unit)}</span></th>" for n in names]
@@ -191,11 +266,11 @@ def _table(rows: Sequence[Row], marked: frozenset[str] | set[str], names: Sequen
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>'
 
 
-def _table_row(row: Row, marked: frozenset[str] | set[str], names: Sequence[str], failed: bool) -> str:
+def _table_row(row: Row, marked: frozenset[str], names: Sequence[str], failed: bool) -> str:
     kind = "failed" if row["status"] != DONE else "front" if row["key"] in marked else "plain"
     words = "".join(f'<td class="word">{html.escape(str(row[word]))}</td>' for word in WORDS)
     numbers = "".join(f'<td class="number">{METRICS[name].show(row[name])}</td>' for name in names)
-    message = f"<td>{html.escape(row['message'] or '')}</td>" if failed else ""
+    message = f"<td>{html.escape(_short(row['message'] or '', MAX_MESSAGE))}</td>" if failed else ""
     return f'<tr class="{kind}">{words}{numbers}{message}</tr>'
 
 
@@ -212,45 +287,79 @@ def _explanations(study: Mapping[str, Any]) -> list[str]:
         "<h2>Approximations</h2>",
         "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in APPROXIMATIONS) + "</ul>",
         "<h2>How this was made</h2>",
-        f"<pre>{html.escape(str(study['command']))}</pre>",
+        _pre(study["command"]),
         "<p>Study:</p>",
-        f"<pre>{html.escape(json.dumps(study['study'], indent=2, ensure_ascii=False))}</pre>",
+        _pre(json.dumps(study["study"], indent=2, ensure_ascii=False)),
         "<p>Versions on which the results depend:</p>",
-        f"<pre>{html.escape(json.dumps(study['versions'], indent=2, ensure_ascii=False))}</pre>",
+        _pre(json.dumps(study["versions"], indent=2, ensure_ascii=False)),
     ]
+
+
+def _pre(text: str) -> str:
+    return f"<pre>{html.escape(_short(text, MAX_TEXT))}</pre>"
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]} ... (cut; in full in points.csv and config.resolved.json)"
 
 
 # ---- figures
 
+Data = list[dict[str, Any]]
+"""a record a finished point: `WORDS`, the metrics that it has, and `front`; all charts share it by the name `points`"""
 
-def _figures(rows: Sequence[Row], front: set[str]) -> list[str]:
-    """The figures of the points that have the metrics drawn."""
-    whole = [row for row in rows if all(row[name] is not None for name in (*FRONT, "area_um2"))]
-    if not whole:
-        return ["<p>No finished point has the metrics of the figures.</p>"]
+
+def _data(rows: Iterable[Row], front: frozenset[str]) -> Data:
+    names = (*WORDS, *METRICS)
     return [
-        _figure(
-            _front_chart(whole, front),
-            "Accuracy against the silicon that one GMAC/s takes. The steps join the points that no other point beats "
-            "in both; the labels name their formats. Up and to the left is better; far points are outside.",
-        ),
-        _figure(_spread_chart(whole, front), "The same, all points."),
-        _figure(
-            _area_chart(whole),
-            f"Area by format, of the points with transform {whole[0]['transform']}.",
-        ),
-        _figure(_accuracy_chart(whole), "Accuracy by format."),
+        {name: row[name] for name in names if row[name] is not None} | {"front": row["key"] in front}
+        for row in rows
+        if row["status"] == DONE
     ]
 
 
-def _figure(chart: Any, caption: str) -> str:
-    """A chart twice: drawn here for everyone, and as data for the script that makes it interactive."""
-    svg = _vl_convert().vegalite_to_svg(chart.to_dict(), vl_version=_vl_version())
+def _figures(data: Data) -> list[str]:
+    if not data:
+        return ["<p>No finished point to draw.</p>"]
+    return [
+        _figure(
+            _front_chart(data),
+            data,
+            "Accuracy against the silicon that one GMAC/s takes. The steps join the points that no other point beats "
+            "in both; the labels name their formats. Up and to the left is better; far points are outside.",
+        ),
+        _figure(_spread_chart(data), data, "The same, all points."),
+        _figure(
+            _area_chart(data[0]["transform"]),
+            data,
+            f"Area by format, of the points with transform {data[0]['transform']}.",
+        ),
+        _figure(_accuracy_chart(), data, "Accuracy by format."),
+    ]
+
+
+def _figure(chart: Any, data: Data, caption: str) -> str:
+    """A chart twice: drawn here for everyone, and as a specification for the script that makes it interactive."""
     return (
-        f'<figure><div class="still">{_renumbered(svg, chart.title)}</div>'
+        f'<figure><div class="still">{_still(chart, data)}</div>'
         f'<script type="application/json">{script_json(chart.to_dict())}</script>'
         f"<figcaption>{html.escape(caption)}</figcaption></figure>"
     )
+
+
+def _still(chart: Any, data: Data) -> str:
+    """The chart as SVG, without tooltips: the renderer would write them out beside every mark."""
+    specification = _without_tooltips(chart.to_dict()) | {"datasets": {"points": data}}
+    svg = _vl_convert().vegalite_to_svg(specification, vl_version=_vl_version())
+    return _renumbered(svg, chart.title)
+
+
+def _without_tooltips(specification: Any) -> Any:
+    if isinstance(specification, list):
+        return [_without_tooltips(part) for part in specification]
+    if isinstance(specification, dict):
+        return {name: _without_tooltips(part) for name, part in specification.items() if name != "tooltip"}
+    return specification
 
 
 def _renumbered(svg: str, figure: str) -> str:
@@ -268,27 +377,27 @@ def script_json(data: Any) -> str:
     return text
 
 
-def _front_chart(rows: Sequence[Row], front: set[str]) -> Any:
+def _front_chart(data: Data) -> Any:
     """The front and what lies near it: far points would crush it into a corner."""
-    on_front = [row for row in rows if row["key"] in front]
-    x, y = ([row[name] for row in on_front] for name in (FRONT[1], FRONT[0]))
+    # a sample may hold no point of the front: then all of it is near
+    near = [record for record in data if record["front"]] or data
+    x, y = ([record[name] for record in near] for name in (FRONT[1], FRONT[0]))
     margin = max(max(y) - min(y), 0.01)
     domain = ([0.8 * min(x), 1.6 * max(x)], [max(min(y) - margin, 0.0), min(max(y) + margin / 2, 1.0)])
-    return _scatter(rows, on_front, domain).properties(width=760, height=420, title="Pareto front")
+    return _scatter(data, domain).properties(width=760, height=420, title="Pareto front")
 
 
-def _spread_chart(rows: Sequence[Row], front: set[str]) -> Any:
+def _spread_chart(data: Data) -> Any:
     """The same axes over all points."""
-    on_front = [row for row in rows if row["key"] in front]
-    return _scatter(rows, on_front, None).properties(width=760, height=300, title="All points")
+    return _scatter(data, None).properties(width=760, height=300, title="All points")
 
 
-def _scatter(rows: Sequence[Row], on_front: Sequence[Row], domain: tuple[list[float], list[float]] | None) -> Any:
+def _scatter(data: Data, domain: tuple[list[float], list[float]] | None) -> Any:
     import altair as alt
 
     x, y = FRONT[1], FRONT[0]
     scales = (
-        (_scale(row[x] for row in rows), alt.Scale(zero=False))
+        (_scale(record[x] for record in data), alt.Scale(zero=False))
         if domain is None
         else (alt.Scale(domain=domain[0], nice=False), alt.Scale(domain=domain[1], nice=False))
     )
@@ -298,13 +407,11 @@ def _scatter(rows: Sequence[Row], on_front: Sequence[Row], domain: tuple[list[fl
     }
     zoom = alt.selection_interval(bind="scales", name="zoom")
     chosen = alt.selection_point(fields=["engine"], bind="legend", name="chosen")
-    line = (
-        alt.Chart(_data(on_front))
-        .mark_line(color="#888", strokeDash=[4, 3], interpolate="step-after", clip=True)
-        .encode(**position)
-    )
+    front = _points().transform_filter(alt.FieldEqualPredicate(field="front", equal=True))
+    line = front.mark_line(color="#888", strokeDash=[4, 3], interpolate="step-after", clip=True).encode(**position)
     points = (
-        alt.Chart(_data(rows), name="points")
+        _points()
+        .properties(name="points")
         .mark_point(filled=True, size=90, clip=True)
         .encode(
             **position,
@@ -317,17 +424,16 @@ def _scatter(rows: Sequence[Row], on_front: Sequence[Row], domain: tuple[list[fl
     )
     if domain is None:
         return alt.layer(line, points)
-    labels = (
-        alt.Chart(_data(on_front)).mark_text(dx=8, dy=-8, align="left", fontSize=11).encode(**position, text="format:N")
-    )
+    labels = front.mark_text(dx=8, dy=-8, align="left", fontSize=11).encode(**position, text="format:N")
     return alt.layer(line, points, labels)
 
 
-def _area_chart(rows: Sequence[Row]) -> Any:
+def _area_chart(transform: str) -> Any:
     import altair as alt
 
     return (
-        alt.Chart(_data(row for row in rows if row["transform"] == rows[0]["transform"]))
+        _points()
+        .transform_filter(alt.FieldEqualPredicate(field="transform", equal=transform))
         .mark_bar()
         .encode(
             x=alt.X("format:N", title="format", sort=None, axis=alt.Axis(labelAngle=0)),
@@ -340,11 +446,11 @@ def _area_chart(rows: Sequence[Row]) -> Any:
     )
 
 
-def _accuracy_chart(rows: Sequence[Row]) -> Any:
+def _accuracy_chart() -> Any:
     import altair as alt
 
     return (
-        alt.Chart(_data(rows))
+        _points()
         .mark_point(filled=True, size=70, opacity=0.85)
         .encode(
             x=alt.X("format:N", title="format", sort=None, axis=alt.Axis(labelAngle=0)),
@@ -358,11 +464,10 @@ def _accuracy_chart(rows: Sequence[Row]) -> Any:
     )
 
 
-def _data(rows: Iterable[Row]) -> Any:
+def _points() -> Any:
     import altair as alt
 
-    names = (*WORDS, *METRICS)
-    return alt.Data(values=[{name: row[name] for name in names if row[name] is not None} for row in rows])
+    return alt.Chart(alt.NamedData(name="points"))
 
 
 def _colour() -> Any:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hwsim.files import write_atomic
+from pydantic import ValidationError
+
+from hwsim.config import Study
+from hwsim.files import os_errors, require_file, write_atomic
 from hwsim.metrics import METRICS
 from models.unit import InputError, require
 
@@ -70,10 +73,12 @@ _SCHEMA = (
 def open_store(path: Path) -> sqlite3.Connection:
     """The store at `path` for writing, made when there is none; each `save` is one durable transaction.
 
-    Raises InputError, with the remedy, for a file that is damaged or not a store of this version.
+    Raises InputError, with the remedy, for a file that is damaged or not a store of this version, one that another
+    process holds, and a place that cannot be written.
     """
-    if not path.exists():
-        _create(path)
+    with os_errors(path):
+        if not path.exists():
+            _create(path)
     store = _checked(path, "rw")
     with _sqlite_errors(path):
         store.execute("PRAGMA journal_mode = WAL")
@@ -83,20 +88,20 @@ def open_store(path: Path) -> sqlite3.Connection:
 
 def read_store(path: Path) -> sqlite3.Connection:
     """The store at `path` for reading only. Raises InputError as `open_store` does, and for a missing file."""
-    require(path.is_file(), f"{path}: no such store; run `hwsim sweep` first")
+    require_file(path, "run `hwsim sweep` first")
     return _checked(path, "ro")
 
 
 def close_store(store: sqlite3.Connection) -> None:
     """Close, leaving a single file that can be copied (no write-ahead log beside it) unless somebody still reads it."""
-    with contextlib.suppress(sqlite3.OperationalError):
+    with contextlib.suppress(sqlite3.DatabaseError):
         store.execute("PRAGMA journal_mode = DELETE")
     store.close()
 
 
 def _create(path: Path) -> None:
     """An empty store appears whole or not at all."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _sqlite_errors(path):
         fresh = Path(folder) / "store.sqlite"
         store = sqlite3.connect(fresh, isolation_level=None)
         store.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -124,7 +129,7 @@ def _check(store: sqlite3.Connection, path: Path) -> None:
     store.execute("PRAGMA trusted_schema = OFF")
     store.execute("PRAGMA cell_size_check = ON")
     (application,) = store.execute("PRAGMA application_id").fetchone()
-    require(application == APPLICATION_ID, f"{path}: not a store of hwsim; {_REMEDY}")
+    require(application == APPLICATION_ID, f"{path}: {_FOREIGN}")
     objects = store.execute("SELECT type, sql FROM sqlite_master").fetchall()
     active = sorted({kind for kind, _ in objects} - {"table", "index"})
     require(not active, f"{path}: holds a {' and a '.join(active)}, which no store of hwsim does; {_REMEDY}")
@@ -136,6 +141,7 @@ def _check(store: sqlite3.Connection, path: Path) -> None:
 
 
 _REMEDY = "move it away or delete it, and run the sweep again"
+_FOREIGN = "is no store of hwsim; name another file"
 
 
 @contextlib.contextmanager
@@ -143,41 +149,94 @@ def _sqlite_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.DatabaseError as error:
-        raise InputError(f"{path}: cannot be read as a store ({error}); {_REMEDY}") from None
+        raise InputError(f"{path}: {_advice(error)}") from None
+
+
+def _advice(error: sqlite3.DatabaseError) -> str:
+    """What to do about an error of SQLite, by its primary result code (https://sqlite.org/rescode.html).
+
+    Only what is left, damage, is a reason to give up the file.
+    """
+    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF:
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"in use by another process ({error}); wait until it ends"
+        case sqlite3.SQLITE_FULL:
+            return f"no space left ({error}); make room and run the sweep again"
+        case sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_IOERR:
+            return f"cannot be opened or written ({error}); check permissions and space of file and folder"
+        case sqlite3.SQLITE_NOTADB:
+            return _FOREIGN
+    return f"cannot be read as a store ({error}); {_REMEDY}"
 
 
 # ---- rows
 
 
 def save(store: sqlite3.Connection, row: Row) -> None:
-    """Write one point, replacing what its key held, and commit. Fields that `row` lacks become empty."""
+    """Write one point, replacing what its key held, and commit. Fields that `row` lacks become empty.
+
+    InputError where the file cannot be written.
+    """
     unknown = row.keys() - {column.field for column in COLUMNS}
     assert not unknown, f"fields without a column: {sorted(unknown)}"
     values = [row.get(column.field) for column in COLUMNS[:-1]]
     detail = json.dumps(row.get("detail", {}), sort_keys=True, allow_nan=False)
     marks = ", ".join("?" * len(COLUMNS))
-    store.execute(f"INSERT OR REPLACE INTO points VALUES ({marks})", [*values, detail])  # noqa: S608 - question marks
+    with _sqlite_errors(_path(store)):
+        store.execute(f"INSERT OR REPLACE INTO points VALUES ({marks})", [*values, detail])  # noqa: S608 - question marks
 
 
 def done_keys(store: sqlite3.Connection) -> set[str]:
     """Keys of the points that need no evaluation."""
-    return {key for (key,) in store.execute("SELECT key FROM points WHERE status = ?", (DONE,))}
+    with _sqlite_errors(_path(store)):
+        return {key for (key,) in store.execute("SELECT key FROM points WHERE status = ?", (DONE,))}
 
 
 def save_study(store: sqlite3.Connection, study: Mapping[str, Any]) -> None:
     """Write what the current study is: its entries as JSON, among them `points`, the keys in order."""
     entries = [(name, json.dumps(value, sort_keys=True, allow_nan=False)) for name, value in study.items()]
-    store.execute("BEGIN IMMEDIATE")
-    store.execute("DELETE FROM study")
-    store.executemany("INSERT INTO study VALUES (?, ?)", entries)
-    store.execute("COMMIT")
+    with _sqlite_errors(_path(store)):
+        store.execute("BEGIN IMMEDIATE")
+        store.execute("DELETE FROM study")
+        store.executemany("INSERT INTO study VALUES (?, ?)", entries)
+        store.execute("COMMIT")
 
 
 def read_study(store: sqlite3.Connection) -> dict[str, Any]:
-    """What `save_study` wrote; empty before that. InputError for damaged entries."""
-    with _sqlite_errors(_path(store)):
+    """What `save_study` wrote, each entry held against its form; empty before that. InputError for damaged entries.
+
+    `study` is a sweep file's content, `command` text, `versions` name -> text, `points` a list of keys.
+    """
+    path = _path(store)
+    with _sqlite_errors(path):
         entries = store.execute("SELECT name, json FROM study ORDER BY name").fetchall()
-    return {name: _json(text, _path(store)) for name, text in entries}
+    study = {name: _json(text, path) for name, text in entries}
+    for name, value in study.items():
+        require(name in _FORMS and _FORMS[name](value), f"{path}: damaged (entry {name!r:.60}); {_REMEDY}")
+    return study
+
+
+def _is_study(value: Any) -> bool:
+    try:
+        Study.model_validate_json(json.dumps(value))
+    except ValidationError:
+        return False
+    return True
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_versions(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_text, value.values()))
+
+
+def _are_keys(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
+
+
+_FORMS = {"study": _is_study, "command": _is_text, "versions": _are_versions, "points": _are_keys}
 
 
 def study_rows(store: sqlite3.Connection) -> list[Row]:
@@ -188,9 +247,7 @@ def study_rows(store: sqlite3.Connection) -> list[Row]:
     path = _path(store)
     with _sqlite_errors(path):
         rows = {values[0]: _row(values, path) for values in store.execute("SELECT * FROM points")}
-    keys = read_study(store).get("points", [])
-    require(isinstance(keys, list), f"{path}: damaged (list of points); {_REMEDY}")
-    return [rows[key] for key in keys if isinstance(key, str) and key in rows]
+    return [rows[key] for key in read_study(store).get("points", []) if key in rows]
 
 
 def _row(values: Sequence[Any], path: Path) -> Row:
@@ -201,9 +258,20 @@ def _row(values: Sequence[Any], path: Path) -> Row:
         require(fits, f"{path}: damaged (column {column.name}); {_REMEDY}")
     row = {column.field: value for column, value in zip(COLUMNS, values, strict=True)}
     detail = _json(row["detail"], path)
-    whole = isinstance(detail, dict) and isinstance(detail.get("params"), dict)
-    require(whole and row["status"] in (DONE, FAILED), f"{path}: damaged (point {row['key']}); {_REMEDY}")
+    whole = isinstance(detail, dict) and _are_params(detail.get("params"))
+    measured = row["status"] == FAILED or all(row[m.name] is not None for m in METRICS.values() if not m.optional)
+    named = all(row[name] is not None for name in _NAMING)
+    fits = whole and named and measured and row["status"] in (DONE, FAILED)
+    require(fits, f"{path}: damaged (point {row['key']!r:.60}); {_REMEDY}")
     return row | {"detail": detail}
+
+
+def _are_params(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(v, (bool, int, str)) for v in value.values())
+
+
+_NAMING = ("key", "label", "network", "engine", "unit", "format", "transform")
+"""texts that every point has"""
 
 
 def _finite(value: str | float) -> bool:
@@ -239,7 +307,7 @@ def to_csv(rows: Sequence[Row]) -> bytes:
         params = row["detail"]["params"]
         values = [row[column.field] for column in exported] + [params.get(name) for name in settings]
         writer.writerow([_cell(value) for value in values])
-    return text.getvalue().encode()
+    return text.getvalue().encode(errors="replace")
 
 
 def _cell(value: Any) -> Any:

@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hwsim.config import Point, Study, load_study
-from hwsim.files import sweep_stale, write_atomic
+from hwsim.files import cache_root, os_errors, require_file, require_writable, sweep_stale, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.report import by_area, write_report
 from hwsim.store import (
@@ -48,6 +49,10 @@ TOOLS = ("numpy", "numba", "ml_dtypes", "scikit-learn", "amaranth", "amaranth-yo
 """distributions whose versions can change a result"""
 
 PACKAGES = ("hwsim", "models", "rtl")
+
+REPORTING = {"altair": "report", "vl_convert": "report"}
+EVALUATING = {"amaranth": "rtl", "pyosys": "rtl", "sklearn": "data"}
+"""modules, and the extras that bring them: of every sweep, and of the default evaluation"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,26 +84,31 @@ def run_sweep(
     Also writes `config.resolved.json`, `points.csv` and `report.html`, which depend on the results alone, not on the
     number of workers or their order. A failed point is kept with its message and tried again by the next run.
 
-    `workers` defaults to the number of CPUs. `liberty` is a cell library in place of the built-in one. `evaluate` and
-    `check` default to those of `hwsim.evaluate`; they must be functions at the top of an importable module. `check` is
-    called with every point before anything runs and raises InputError for one that cannot be built.
+    `workers` defaults to the number of CPUs. `liberty` is a cell library in place of the built-in one; it is read once,
+    and the workers use a copy in the study's folder. `evaluate` and `check` default to those of `hwsim.evaluate`; they
+    must be functions at the top of an importable module. `check` is called with every point before anything runs,
+    raises InputError for one that cannot be built, and returns what config.resolved.json says of it.
 
-    Raises InputError for bad input, before anything is written, and KeyboardInterrupt after a clean end: what was
-    finished is in the store.
+    Prints all points and the front before the report is written, and last how many points failed, if any did.
+
+    Raises InputError for bad input and for what is missing on this machine, before anything is written, for a place
+    that cannot be written, and KeyboardInterrupt after a clean end: what was finished is in the store.
     """
+    workers = (os.cpu_count() or 1) if workers is None else workers
+    require(1 <= workers <= 1024, f"workers: {workers} is outside 1 to 1024")
+    study = load_study(study_file)
+    _check_machine(own_evaluation=evaluate is not None)
     if evaluate is None or check is None:
         from hwsim import evaluate as default
 
         evaluate, check = evaluate or default.evaluate, check or default.check
-    workers = (os.cpu_count() or 1) if workers is None else workers
-    require(1 <= workers <= 1024, f"workers: {workers} is outside 1 to 1024")
-    study = load_study(study_file)
-    made_of = versions(evaluate, liberty)
+    library = _library_text(liberty)
+    made_of = versions(evaluate, library)
     points = {point_key(point, made_of): point for point in study.points()}
-    _check_points(study_file, points.values(), check)
-    job = Job(function=_reference(evaluate), liberty=str(liberty.resolve()) if liberty else None)
+    resolved = {key: _resolved(study_file, point, check) for key, point in points.items()}
     console = console or _default_console()
     with _locked(_folder(out_root, study.name)) as folder:
+        job = Job(function=_reference(evaluate), liberty=_copied(library, folder))
         store = open_store(folder / "store.sqlite")
         try:
             save_study(store, _study_entries(study, study_file, liberty, made_of, points))
@@ -108,26 +118,62 @@ def run_sweep(
             rows = study_rows(store)
         finally:
             close_store(store)
-        _write_outputs(folder, study, points, made_of, rows)
-    front = pareto([row for row in rows if row["status"] == DONE], FRONT)
-    done = [index for index, row in enumerate(rows) if row["status"] == DONE]
-    result = SweepResult(
-        folder=folder,
-        rows=rows,
-        front=[done[index] for index in front],
-        computed=len(todo),
-        failed=len(rows) - len(done),
-    )
-    show(result, console)
+        result = _result(folder, rows, computed=len(todo))
+        _write_outputs(folder, study, points, resolved, made_of, rows)
+        show(result, console)
+        write_report(folder / "store.sqlite", folder / "report.html")
+    _show_failures(result, console)
     return result
 
 
-def _check_points(study_file: Path, points: Any, check: Callable[[Point], Any]) -> None:
-    for point in points:
-        try:
-            check(point)
-        except InputError as error:
-            raise InputError(f"{study_file}: point {point.label!r}: {error}") from None
+def _result(folder: Path, rows: list[Row], *, computed: int) -> SweepResult:
+    done = [index for index, row in enumerate(rows) if row["status"] == DONE]
+    front = pareto([rows[index] for index in done], FRONT)
+    return SweepResult(
+        folder=folder,
+        rows=rows,
+        front=[done[index] for index in front],
+        computed=computed,
+        failed=len(rows) - len(done),
+    )
+
+
+def _check_machine(*, own_evaluation: bool) -> None:
+    """What would make every point fail alike is refused at once: absent modules, a cache that cannot be written."""
+    needed = REPORTING if own_evaluation else EVALUATING | REPORTING
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
+    extras = ",".join(sorted({needed[name] for name in missing}))
+    require(not missing, f"a sweep needs {', '.join(missing)}, not installed here; pip install 'hwsim[{extras}]'")
+    if not own_evaluation:
+        require_writable(cache_root() / "synth", "set HWSIM_CACHE to a folder that can be written")
+
+
+def _library_text(liberty: Path | None) -> str | None:
+    """The text of a cell library, after all checks on it; None for the built-in one."""
+    if liberty is None:
+        return None
+    from hwsim.synth.liberty import read_library
+
+    require_file(liberty)
+    with os_errors(liberty):
+        return read_library(liberty).text
+
+
+def _copied(library: str | None, folder: Path) -> str | None:
+    """The library as a file that nobody changes while the sweep runs."""
+    if library is None:
+        return None
+    copy = folder.resolve() / "library.lib"
+    write_atomic(copy, library)
+    return str(copy)
+
+
+def _resolved(study_file: Path, point: Point, check: Callable[[Point], Any]) -> Any:
+    """What `check` makes of the point."""
+    try:
+        return check(point)
+    except InputError as error:
+        raise InputError(f"{study_file}: point {point.label[:100]!r}: {error}") from None
 
 
 def _study_entries(
@@ -137,35 +183,43 @@ def _study_entries(
     command = ["hwsim", "sweep", study_file.as_posix(), *(["--liberty", liberty.as_posix()] if liberty else [])]
     return {
         "study": study.model_dump(mode="json", by_alias=True),
-        "command": shlex.join(command),
+        # a name that is no UTF-8 reaches Python as lone surrogates, which no file takes
+        "command": os.fsencode(shlex.join(command)).decode("utf-8", "replace"),
         "versions": made_of,
         "points": list(keys),
     }
 
 
 def _write_outputs(
-    folder: Path, study: Study, points: Mapping[str, Point], made_of: Mapping[str, str], rows: Sequence[Row]
+    folder: Path,
+    study: Study,
+    points: Mapping[str, Point],
+    resolved: Mapping[str, Any],
+    made_of: Mapping[str, str],
+    rows: Sequence[Row],
 ) -> None:
-    resolved = {
+    config = {
         "study": study.model_dump(mode="json", by_alias=True),
         "versions": made_of,
-        "points": [{"key": key, "label": point.label, **point.as_dict()} for key, point in points.items()],
+        "points": [
+            {"key": key, "label": point.label, **point.as_dict(), "resolved": resolved[key]}
+            for key, point in points.items()
+        ],
     }
-    write_atomic(folder / "config.resolved.json", (json.dumps(resolved, indent=2) + "\n").encode())
+    write_atomic(folder / "config.resolved.json", (json.dumps(config, indent=2) + "\n").encode())
     write_atomic(folder / "points.csv", to_csv(rows))
-    write_report(folder / "store.sqlite", folder / "report.html")
 
 
 # ---- identity of a point
 
 
-def versions(evaluate: Evaluate, liberty: Path | None) -> dict[str, str]:
-    """What a result depends on besides its point: sources, tools, cell library and evaluating function."""
+def versions(evaluate: Evaluate, library: str | None) -> dict[str, str]:
+    """What a result depends on besides its point: sources, tools, cell library (its text) and evaluating function."""
     return {
         "sources": sources_hash(),
         "python": platform.python_version(),
         **{name: _version(name) for name in TOOLS},
-        "liberty": "built-in" if liberty is None else f"sha256:{_file_hash(liberty)}",
+        "liberty": "built-in" if library is None else f"sha256:{hashlib.sha256(library.encode()).hexdigest()}",
         "evaluate": _reference(evaluate),
     }
 
@@ -188,7 +242,6 @@ def sources_hash() -> str:
 
 
 def _file_hash(path: Path) -> str:
-    require(path.is_file(), f"{path}: no such file")
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -212,26 +265,26 @@ def _reference(function: Callable[..., Any]) -> str:
 
 
 def _folder(out_root: Path, name: str) -> Path:
-    """The study's folder, made where missing; a link that leads elsewhere is refused."""
+    """The study's folder, made where missing; a link, which may lead anywhere, is refused."""
     folder = out_root / name
-    inside = folder.resolve().parent == out_root.resolve()
-    require(inside, f"{folder}: leads outside {out_root}; remove the link or name the study otherwise")
-    try:
+    with os_errors(folder, "name another place for the results"):
+        require(not folder.is_symlink(), f"{folder}: is a link; remove it or name the study otherwise")
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{folder}: cannot be made ({error.strerror}); name another place for the results") from None
     return folder
 
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[Path]:
     """One sweep at a time in a folder. The system frees the lock of a process that is killed."""
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder}: another sweep is running there; wait for it or end it") from None
-        sweep_stale(folder)
+    path = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        with os_errors(path):
+            lock = stack.enter_context(path.open("a"))
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(f"{folder}: another sweep is running there; wait for it or end it") from None
+            sweep_stale(folder)
         yield folder
 
 
@@ -331,7 +384,7 @@ def _line_reporter(console: Console, total: int, done: int) -> Callable[[Event, 
             count += 1
             failed = f" {FAILED}: {event.outcome['message']}" if event.outcome["status"] == FAILED else ""
             line = f"[{count}/{total}] {todo[event.key].label}: {event.outcome['wall_s']:.1f} s{failed}"
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            _line(console, line)
 
     return report
 
@@ -348,14 +401,24 @@ SHOWN = ("accuracy", "cycles", "energy_pj", "area_um2", FRONT[1])
 
 def show(result: SweepResult, console: Console) -> None:
     """Print all points, the messages of failed ones, where the files are, and last the Pareto front."""
-    failed = [row for row in result.rows if row["status"] == FAILED]
     console.print(_table("All points", result.rows))
-    for row in failed:
-        console.print(f"failed: {row['label']}: {row['message']}", markup=False, highlight=False, soft_wrap=True)
-    counts = f"{len(result.rows)} points, {len(failed)} failed: {result.folder / 'report.html'}"
-    console.print(counts, markup=False, highlight=False, soft_wrap=True)
+    for row in result.rows:
+        if row["status"] == FAILED:
+            _line(console, f"failed: {row['label']}: {row['message']}")
+    _line(console, f"{len(result.rows)} points, {result.failed} failed: {result.folder / 'report.html'}")
     title = " against ".join(METRICS[name].title for name in FRONT)
     console.print(_table(f"Pareto front: {title}", by_area(result.rows[index] for index in result.front)))
+
+
+def _show_failures(result: SweepResult, console: Console) -> None:
+    first = next((row for row in result.rows if row["status"] == FAILED), None)
+    if first is not None:
+        counts = f"{result.failed} of {len(result.rows)} points failed"
+        _line(console, f"{counts}; the first, {first['label']}: {first['message']}")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, rows: Sequence[Row]) -> Table:

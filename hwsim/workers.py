@@ -1,7 +1,7 @@
 """Worker processes that evaluate points: long-lived, one thread each, expendable.
 
-Points go in and outcomes come out as lines of JSON over pipes. A worker that fails or dies costs its point and nothing
-else; workers end with their parent.
+Points go in on standard input and outcomes come out on a pipe of their own, as lines of JSON. A worker that fails or
+dies costs its point and nothing else; workers end with their parent.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import IO, Any
 import numpy as np
 
 from hwsim.config import Point
+from hwsim.files import os_errors
 from hwsim.metrics import METRICS
 from hwsim.store import DONE, FAILED
 from models.unit import InputError
@@ -62,6 +63,7 @@ class _Worker:
     """A worker process and what it is doing."""
 
     process: subprocess.Popen[bytes]
+    answers: IO[bytes]
     log: IO[bytes]
     key: str = ""
     received: bytearray = field(default_factory=bytearray)
@@ -81,12 +83,12 @@ def evaluate_points(todo: Mapping[str, Point], job: Job, workers: int) -> Iterat
         def hire() -> Event:
             worker = _start(job)
             crew.append(worker)
-            selector.register(worker.process.stdout, selectors.EVENT_READ, worker)
+            selector.register(worker.answers, selectors.EVENT_READ, worker)
             return employ(worker)
 
         def dismiss(worker: _Worker) -> None:
             crew.remove(worker)
-            selector.unregister(worker.process.stdout)
+            selector.unregister(worker.answers)
             _end(worker)
 
         try:
@@ -99,7 +101,7 @@ def evaluate_points(todo: Mapping[str, Point], job: Job, workers: int) -> Iterat
                     if outcome is None:
                         continue
                     running = tuple(w.key for w in crew if w is not worker)
-                    alive = worker.process.poll() is None and "died" not in outcome
+                    alive = worker.process.poll() is None and "lost" not in outcome
                     yield Event(key=worker.key, running=running, outcome=outcome)
                     if not alive or not waiting:
                         dismiss(worker)
@@ -118,18 +120,37 @@ ONE_THREAD = dict.fromkeys(
 
 def _start(job: Job) -> _Worker:
     """A worker in a process group of its own: a Ctrl-C reaches the parent alone, and the group is ended as one."""
-    log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
-    process = subprocess.Popen(
-        [sys.executable, "-c", "from hwsim.workers import serve; serve()"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=log,
-        env={**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path)},
-        start_new_session=True,
-    )
-    worker = _Worker(process=process, log=log)
+    remedy = "no further worker can be started; use fewer with --workers"
+    with os_errors(Path(sys.executable), remedy), contextlib.ExitStack() as undo:
+        log = undo.enter_context(tempfile.TemporaryFile())
+        ours, theirs = os.pipe()
+        answers = undo.enter_context(os.fdopen(ours, "rb"))
+        try:
+            process = subprocess.Popen(
+                [sys.executable, "-c", SERVE, str(theirs)],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                pass_fds=(theirs,),
+                env={**os.environ, **ONE_THREAD, "PYTHONSAFEPATH": "1", "PYTHONPATH": _search_path()},
+                start_new_session=True,
+            )
+        finally:
+            os.close(theirs)
+        undo.pop_all()
+    worker = _Worker(process=process, answers=answers, log=log)
     _send(worker, {"function": job.function, "liberty": job.liberty})
     return worker
+
+
+SERVE = "import sys; from hwsim.workers import serve; serve(int(sys.argv[1]))"
+
+
+def _search_path() -> str:
+    """Where this process finds modules, the current folder last: a user's `random.py` there must hide nothing."""
+    here = str(Path.cwd())
+    paths = [path or here for path in sys.path]
+    return os.pathsep.join(sorted(paths, key=lambda path: path == here))
 
 
 def _give(worker: _Worker, key: str, todo: Mapping[str, Point]) -> None:
@@ -146,7 +167,7 @@ def _send(worker: _Worker, message: Mapping[str, Any]) -> None:
 
 def _receive(worker: _Worker) -> Mapping[str, Any] | None:
     """The outcome of the worker's point when its line is complete or the worker is gone."""
-    chunk = os.read(worker.process.stdout.fileno(), 1 << 16)
+    chunk = os.read(worker.answers.fileno(), 1 << 16)
     if not chunk:
         return _death(worker)
     worker.received += chunk
@@ -154,7 +175,15 @@ def _receive(worker: _Worker) -> Mapping[str, Any] | None:
         return None
     line = bytes(worker.received)
     worker.received.clear()
-    return json.loads(line)
+    return _outcome_in(line) or _lost(worker, f"worker answered what is no outcome: {line[:200]!r}")
+
+
+def _outcome_in(line: bytes) -> Mapping[str, Any] | None:
+    try:
+        answer = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return answer if isinstance(answer, dict) and answer.keys() == OUTCOME else None
 
 
 def _death(worker: _Worker) -> Mapping[str, Any]:
@@ -165,10 +194,18 @@ def _death(worker: _Worker) -> Mapping[str, Any]:
     last = next((line.strip() for line in reversed(words) if line.strip()), "")
     cause = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
     hint = "; out of memory?" if code == -signal.SIGKILL else ""
+    return _lost(worker, f"worker ended by {cause}{hint}{f': {last}' if last else ''}")
+
+
+OUTCOME = {"status", "message", "metrics", "detail", "wall_s", "peak_memory_bytes"}
+
+
+def _lost(worker: _Worker, message: str) -> Mapping[str, Any]:
+    """The outcome of a point whose worker is of no further use."""
     return {
-        "died": True,
+        "lost": True,
         "status": FAILED,
-        "message": f"worker ended by {cause}{hint}{f': {last}' if last else ''}",
+        "message": message,
         "metrics": {},
         "detail": {},
         "wall_s": time.monotonic() - worker.started,
@@ -180,7 +217,7 @@ def _end(worker: _Worker) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(worker.process.pid, signal.SIGKILL)
     worker.process.wait()
-    for stream in (worker.process.stdin, worker.process.stdout, worker.log):
+    for stream in (worker.process.stdin, worker.answers, worker.log):
         with contextlib.suppress(BrokenPipeError):
             stream.close()
 
@@ -188,24 +225,24 @@ def _end(worker: _Worker) -> None:
 # ---- the worker's side
 
 
-def serve() -> None:
+def serve(answers: int) -> None:
     """Main function of a worker: evaluate the points of standard input until it ends, which ends the whole group.
 
-    The first line says what to evaluate with. Each further line is a point and is answered with one line on what was
-    standard output; whatever the evaluation prints goes to standard error.
+    The first line says what to evaluate with. Each further line is a point and is answered with one line on the file
+    descriptor `answers`, which what the evaluation prints or starts does not reach.
     """
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    os.set_inheritable(answers, False)
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(lines,), daemon=True).start()
     job = json.loads(lines.get())
     liberty = Path(job["liberty"]) if job["liberty"] else None
     module, name = job["function"].split(":")
     evaluate = getattr(importlib.import_module(module), name)
-    while True:
-        outcome = _outcome(evaluate, Point.from_dict(json.loads(lines.get())), liberty)
-        answers.write(json.dumps(outcome, allow_nan=False).encode() + b"\n")
-        answers.flush()
+    with os.fdopen(answers, "wb") as out:
+        while True:
+            outcome = _outcome(evaluate, Point.from_dict(json.loads(lines.get())), liberty)
+            out.write(json.dumps(outcome, allow_nan=False).encode() + b"\n")
+            out.flush()
 
 
 def _listen(lines: queue.SimpleQueue[bytes]) -> None:
@@ -244,7 +281,8 @@ def _clean(text: str) -> str:
 def _sorted_out(result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The result's metrics as numbers of their registered kind, and what is no number as plain data.
 
-    Raises ValueError for a number that is not in the registry, not finite, or no count where one is due.
+    Raises ValueError for a number that is not in the registry, not finite, or no count where one is due, and for a
+    metric that is missing though every point has it.
     """
     numbers = {name: value for name, value in result.items() if isinstance(value, (int, float, np.number))}
     for name, value in numbers.items():
@@ -252,6 +290,9 @@ def _sorted_out(result: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, An
             raise ValueError(f"{name!r} is no metric of the registry")
         if not math.isfinite(value) or METRICS[name].kind(value) != value:
             raise ValueError(f"metric {name} is {value}, not a finite {METRICS[name].kind.__name__}")
+    missing = [name for name, entry in METRICS.items() if name not in numbers and not entry.optional]
+    if missing:
+        raise ValueError(f"metric {missing[0]} is missing")
     others = {name: value for name, value in result.items() if name not in numbers and value is not None}
     detail = json.loads(json.dumps(others, default=_plain, allow_nan=False))
     return {name: METRICS[name].kind(value) for name, value in numbers.items()}, detail

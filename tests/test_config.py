@@ -112,6 +112,47 @@ def test_refusals_name_place_and_rule(tmp_path, old, new, message):
     assert "\n" not in str(refusal.value)
 
 
+LONG = "x" * 5000
+
+
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("name: tiny", f"name: {LONG}"),
+        ("name: tiny", f"name: '/{LONG}'"),
+        ("digits-mlp", f"/{LONG}"),
+        ("[W8A8, W4A8]", f"[{LONG}]"),
+        ("[none, hadamard]", f"[/{LONG}]"),
+        ("[none, hadamard]", LONG),
+        ("unit: lutgemm", f"unit: {LONG}"),
+        ("rows: 4", f"rows: {LONG}"),
+        ("rows: 4", f"{LONG}: 4"),
+        ("seed: 1", f"{LONG}: 1"),
+        ("seed: 1", f"{'9' * 17}{LONG}: 1"),
+        ("seed: 1", f"seed: 1\n{LONG[:900]}: 1\n{LONG[:900]}: 1"),
+        ("seed: 1", f"seed: !{LONG} 1"),
+        ("seed: 1", f"seed: !{LONG}!x 1"),
+        ("seed: 1", f"'a\n\n{LONG}': 1"),
+    ],
+)
+def test_what_is_echoed_is_short(tmp_path, old, new):
+    assert old in STUDY
+    with pytest.raises(InputError) as refusal:
+        load_study(written(tmp_path, STUDY.replace(old, new, 1)))
+    message = str(refusal.value).replace(str(tmp_path), "")
+    assert len(message) < 500
+    assert "\n" not in message
+
+
+def test_one_mistake_is_counted_once(tmp_path):
+    path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8]"))
+    with pytest.raises(InputError, match=r"did you mean 'W8A8'\?$"):
+        load_study(path)
+    path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8, W1A8]"))
+    with pytest.raises(InputError, match=r"formats\[0\].*\(and 1 more\)$"):
+        load_study(path)
+
+
 @pytest.mark.parametrize(
     "content, message",
     [
@@ -131,9 +172,10 @@ def test_unreadable_files(tmp_path, content, message):
 
 
 def test_missing_file_and_folder(tmp_path):
-    for path in (tmp_path / "none.yaml", tmp_path):
-        with pytest.raises(InputError, match="no such file"):
-            load_study(path)
+    with pytest.raises(InputError, match=r"none\.yaml: no such file"):
+        load_study(tmp_path / "none.yaml")
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        load_study(tmp_path)
 
 
 def test_depth_is_counted_exactly(tmp_path):

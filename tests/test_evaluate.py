@@ -83,3 +83,13 @@ def test_narrow_accumulators_are_seen_in_the_accuracy():
 def test_impossible_points_are_refused(changes, message):
     with pytest.raises(InputError, match=message):
         check(point(**changes))
+
+
+def test_check_resolves_every_parameter():
+    roles = check(point(transform="hadamard"))
+    assert roles["engine"] == {
+        **{"rows": 4, "cols": 4, "dataflow": "WS", "act_bits": 8, "weight_bits": 4, "acc_bits": 32},
+        "overflow": "wrap",
+    }
+    assert roles["transform"]["points"] == 64
+    assert set(check(point())) == {"engine"}

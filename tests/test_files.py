@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
 
 import pytest
 
-from hwsim.files import STALE_S, SUFFIX, cache_root, sweep_stale, write_atomic
+from hwsim.files import (
+    STALE_S,
+    SUFFIX,
+    cache_root,
+    os_errors,
+    require_file,
+    require_writable,
+    sweep_stale,
+    write_atomic,
+)
+from models.unit import InputError
 
 
 @pytest.mark.parametrize("content, expected", [("h\u00e9\n", "h\u00e9\n".encode()), (b"\x00\xff", b"\x00\xff")])
@@ -31,13 +42,55 @@ def test_a_failed_rename_leaves_the_old_file(tmp_path, monkeypatch):
     write_atomic(path, "old")
 
     def refuse(*_):
-        raise OSError("no")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(Path, "replace", refuse)
-    with pytest.raises(OSError, match="no"):
+    with pytest.raises(InputError, match=r"entry: No space left on device$"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_targets_that_are_no_files_stand(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to("file")
+    (tmp_path / "dangling").symlink_to("nowhere")
+    os.mkfifo(tmp_path / "pipe")
+    for name, kind in (("folder", "a folder"), ("link", "a link"), ("dangling", "a link"), ("pipe", "a device")):
+        with pytest.raises(InputError, match=f"{name}: is {kind}, no file"):
+            write_atomic(tmp_path / name, "new")
+    with pytest.raises(InputError, match="/dev/null: is a device"):
+        write_atomic(Path("/dev/null"), "new")
+    assert (tmp_path / "file").read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 5
+
+
+def test_what_the_system_refuses_names_the_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"file/new: Not a directory$"):
+        write_atomic(tmp_path / "file" / "new", "x")
+    with pytest.raises(InputError, match="File name too long"):
+        write_atomic(tmp_path / ("n" * 256), "x")
+    write_atomic(tmp_path / ("n" * 255), "x")
+    with pytest.raises(InputError, match=r"^p: reason; do this$"), os_errors(Path("p"), "do this"):
+        raise OSError("reason")
+    with pytest.raises(InputError, match=r"file/in: Not a directory; take another"):
+        require_writable(tmp_path / "file" / "in", "take another")
+    require_writable(tmp_path / "new", "take another")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_file_is_required_and_a_folder_called_one(tmp_path):
+    with pytest.raises(InputError, match="none: no such file; make it"):
+        require_file(tmp_path / "none", "make it")
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        require_file(tmp_path)
+    with pytest.raises(InputError, match="is no regular file"):
+        require_file(Path("/dev/null"))
+    with pytest.raises(InputError, match="File name too long"):
+        require_file(tmp_path / ("n" * 256))
+    require_file(Path(__file__))
 
 
 def test_only_old_temporary_files_are_swept(tmp_path):

@@ -2,7 +2,9 @@
 
 import csv
 import io
+import json
 import sqlite3
+from pathlib import Path
 
 import pytest
 
@@ -26,8 +28,18 @@ from models.unit import InputError
 NASTY = "=cmd|' /C calc'!A0\"<b>\n',;\u2028é"
 
 
+STUDY = {
+    "name": "tiny",
+    "network": "n",
+    "seed": 1,
+    "formats": ["W8A8"],
+    "transforms": ["none"],
+    "engines": [{"unit": "lutgemm", "set": {}}],
+}
+
+
 def row(key, **fields):
-    base = {
+    base = {m.name: 1 for m in METRICS.values() if not m.optional} | {
         "key": key,
         "label": f"label {key}",
         "network": "n",
@@ -61,13 +73,14 @@ def test_rows_come_back_in_the_order_of_the_study(store):
     save(store, row("b", accuracy=0.1 + 0.2, cycles=2**62, message=NASTY, network=NASTY))
     save(store, row("a", status=FAILED))
     save(store, row("old"))
-    save_study(store, {"points": ["b", "missing", "a"], "study": {"name": NASTY}})
+    save_study(store, {"points": ["b", "missing", "a"], "study": STUDY, "command": NASTY})
     first, second = study_rows(store)
-    assert (first["accuracy"], first["cycles"], first["energy_pj"]) == (0.1 + 0.2, 2**62, None)
+    assert (first["accuracy"], first["cycles"], first["energy_pj"]) == (0.1 + 0.2, 2**62, 1.0)
     assert first["message"] == first["network"] == NASTY
     assert second["key"] == "a"
     assert done_keys(store) == {"b", "old"}
-    assert read_study(store)["study"] == {"name": NASTY}
+    assert first["accuracy_std"] is None
+    assert (read_study(store)["study"], read_study(store)["command"]) == (STUDY, NASTY)
 
 
 def test_saving_again_replaces(store):
@@ -88,8 +101,9 @@ def test_each_save_is_durable_without_a_close(path, store):
 def test_a_reader_cannot_write(path):
     close_store(open_store(path))
     reader = read_store(path)
-    with pytest.raises(sqlite3.OperationalError, match="readonly"):
-        save(reader, row("a"))
+    for write in (lambda: save(reader, row("a")), lambda: save_study(reader, {"points": []})):
+        with pytest.raises(InputError, match=r"cannot be opened or written .*readonly.*check permissions"):
+            write()
     reader.close()
 
 
@@ -138,17 +152,58 @@ def closed(path):
 @pytest.mark.parametrize("opened", [open_store, read_store])
 def test_a_file_that_is_no_database(path, opened, content):
     path.write_bytes(content)
-    with pytest.raises(InputError, match="move it away or delete it"):
+    with pytest.raises(InputError, match="is no store of hwsim; name another file"):
         opened(path)
     assert path.read_bytes() == content
 
 
 def test_a_folder_and_a_missing_file(path):
-    with pytest.raises(InputError, match="no such store"):
+    with pytest.raises(InputError, match="no such file; run `hwsim sweep` first"):
         read_store(path)
     path.mkdir()
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="is a folder; name a file"):
+        read_store(path)
+    with pytest.raises(InputError, match="cannot be opened or written"):
         open_store(path)
+    with pytest.raises(InputError, match="File name too long"):
+        open_store(path / ("x" * 300))
+    with pytest.raises(InputError, match="Not a directory"):
+        open_store(Path(__file__) / "store.sqlite")
+
+
+def test_a_store_in_use_is_not_to_be_deleted(path):
+    store = open_store(path)
+    store.execute("PRAGMA busy_timeout = 10")
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    for write in (lambda: save(store, row("a")), lambda: save_study(store, {"points": []})):
+        with pytest.raises(InputError, match=r"in use by another process \(database is locked\); wait until it ends$"):
+            write()
+    other.close()
+    save(store, row("a"))
+    store.close()
+
+
+def test_a_full_disk_is_not_damage(store):
+    (pages,) = store.execute("PRAGMA page_count").fetchone()
+    store.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(InputError, match=r"no space left .*make room"):
+        save(store, row("a", message="x" * 100_000))
+
+
+def test_damage_met_later_is_damage(path):
+    store = open_store(path)
+    for number in range(300):
+        save(store, row(f"k{number}", message="x" * 200))
+    close_store(store)
+    store = sqlite3.connect(path, isolation_level=None)  # as one that was opened before the damage
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xff" * (len(data) - 4096)
+    path.write_bytes(data)
+    for use in (lambda: done_keys(store), lambda: save(store, row("a")), lambda: read_study(store)):
+        with pytest.raises(InputError, match=r"cannot be read as a store .*move it away or delete it"):
+            use()
+    store.close()
 
 
 @pytest.mark.parametrize(
@@ -161,7 +216,7 @@ def test_a_folder_and_a_missing_file(path):
         ("ALTER TABLE points ADD COLUMN x", "another version"),
         ("DROP TABLE study", "another version"),
         ("PRAGMA user_version = 99", "another version"),
-        ("PRAGMA application_id = 1", "not a store of hwsim"),
+        ("PRAGMA application_id = 1", "is no store of hwsim; name another file"),
     ],
 )
 def test_a_database_that_is_not_ours(closed, statement, message):
@@ -193,7 +248,13 @@ def test_a_damaged_page_is_found(closed):
         "UPDATE points SET detail_json = '[]' WHERE key = 'k1'",
         "UPDATE points SET detail_json = '{' WHERE key = 'k1'",
         "UPDATE points SET detail_json = NULL WHERE key = 'k1'",
+        "UPDATE points SET detail_json = '{\"params\": {\"rows\": [4]}}' WHERE key = 'k1'",
+        "UPDATE points SET cycles = NULL WHERE key = 'k1'",
+        "UPDATE points SET area_at_equal_throughput_um2 = NULL WHERE key = 'k1'",
+        "UPDATE points SET engine = NULL WHERE key = 'k1'",
         "UPDATE study SET json = '7'",
+        "UPDATE study SET json = '[\"k1\", 1]'",
+        "UPDATE study SET name = 'point'",
         "UPDATE study SET json = x'ff'",
         "UPDATE study SET json = replace(hex(zeroblob(100000)), '00', '[')",
     ],
@@ -203,6 +264,33 @@ def test_values_of_a_wrong_type_are_found(closed, change):
     store = read_store(closed)
     with pytest.raises(InputError, match="damaged"):
         study_rows(store)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("study", {}),
+        ("study", 7),
+        ("study", STUDY | {"name": "<b>"}),
+        ("study", STUDY | {"more": 1}),
+        ("study", STUDY | {"seed": "1"}),
+        ("study", STUDY | {"engines": [{"unit": "lutgem"}]}),
+        ("study", STUDY | {"name": "\ud800"}),
+        ("command", ["hwsim"]),
+        ("versions", ["numpy"]),
+        ("versions", {"numpy": 2}),
+    ],
+)
+def test_a_forged_study_is_found(closed, name, value):
+    execute(closed, "DELETE FROM study")
+    other = sqlite3.connect(closed)
+    other.execute("INSERT INTO study VALUES (?, ?)", (name, json.dumps(value)))
+    other.commit()
+    other.close()
+    store = read_store(closed)
+    with pytest.raises(InputError, match=f"damaged \\(entry '{name}'\\)"):
+        read_study(store)
     store.close()
 
 

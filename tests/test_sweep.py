@@ -1,6 +1,7 @@
 """Sweeps with an evaluation of a few microseconds: what is computed, kept, tried again, and written."""
 
 import csv
+import errno
 import fcntl
 import io
 import json
@@ -21,6 +22,7 @@ from hwsim.metrics import FRONT, METRICS, Direction, metric, pareto
 from hwsim.report import write_report
 from hwsim.store import close_store, read_store, study_rows
 from hwsim.sweep import point_key, run_sweep, sources_hash, versions
+from hwsim.synth.library import builtin
 from models.unit import InputError
 
 STUDY = """\
@@ -44,14 +46,29 @@ def cheap(point, *, liberty):
         log.write(f"{point.label}\n")
     size = len(point.label)
     return {
+        **{m.name: 1 for m in METRICS.values() if not m.optional},
         "accuracy": 1 - 1 / point.weight_bits,
         "cycles": np.int64(1000 * size),
         "area_um2": 10.0 * size,
         "area_at_equal_throughput_um2": np.float32(point.weight_bits * size),
         "ops": [{"kind": "add", "count": np.int64(3)}],
         "liberty": str(liberty),
-        "energy_pj": None,
+        "accuracy_std": None,
     }
+
+
+def unfinished(point, *, liberty):
+    """A result without one of the metrics, or with an answer of its own before ours."""
+    if point.weight_bits == 8:
+        return cheap(point, liberty=liberty) | {"energy_pj": None}
+    os.write(int(sys.argv[1]), b"12\n" if point.weight_bits == 7 else b"\xff{no outcome\n" * 100)
+    return cheap(point, liberty=liberty)
+
+
+def shadowed(point, *, liberty):
+    import colorsys  # of the standard library, and nothing else imports it
+
+    return cheap(point, liberty=liberty) | {"home": colorsys.__file__, "path": sys.path}
 
 
 def slow(point, *, liberty):
@@ -192,7 +209,7 @@ def test_a_sweep_evaluates_each_point_once_and_writes_all(sweep, study_file, tmp
     assert [row["label"] for row in result.rows] == labels
     assert (result.computed, result.failed) == (16, 0)
     first = result.rows[0]
-    assert (first["accuracy"], first["cycles"], first["energy_pj"]) == (0.875, 25000, None)
+    assert (first["accuracy"], first["cycles"], first["energy_pj"]) == (0.875, 25000, 1.0)
     assert first["detail"]["ops"] == [{"kind": "add", "count": 3}]
     assert first["wall_s"] >= 0
     assert first["peak_memory_bytes"] > 1_000_000
@@ -240,6 +257,8 @@ def test_a_failing_point_costs_itself_alone(sweep):
     failed = [row for row in result.rows if row["status"] == "failed"]
     assert all(row[name] is None for row in failed for name in METRICS)
     assert "failed: systolic 4x8 WS W7A8 none: K=7 does not fit at all" in printed
+    last = printed.strip().splitlines()[-1]
+    assert last == "12 of 16 points failed; the first, systolic 4x8 WS W7A8 none: K=7 does not fit at all"
     table = list(csv.DictReader(io.StringIO((result.folder / "points.csv").read_text())))
     assert [row["accuracy_fraction"] for row in table if row["status"] == "failed"] == [""] * 12
 
@@ -255,6 +274,16 @@ def test_what_is_no_result_is_a_failure(sweep):
     }
     assert "1 / 0" in result.rows[3]["detail"]["traceback"]
     assert result.front == []
+
+
+def test_an_answer_that_is_no_outcome_costs_its_point(sweep):
+    result, _ = sweep(unfinished)
+    messages = {row["weight_bits"]: row["message"] for row in result.rows}
+    assert messages[8] == "ValueError: metric energy_pj is missing"
+    assert messages[7].startswith("worker answered what is no outcome: b'12")
+    assert messages[6].startswith("worker answered what is no outcome: b'\\xff{no outcome")
+    assert len(messages[6]) < 400
+    assert result.failed == 16
 
 
 def test_failed_points_are_tried_again(sweep):
@@ -342,27 +371,33 @@ def test_a_folder_that_leads_elsewhere_is_refused(sweep, tmp_path):
     (tmp_path / "results").mkdir()
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "results" / "tiny").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="leads outside"):
+    with pytest.raises(InputError, match="tiny: is a link; remove it"):
         sweep()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot be made"):
+    with pytest.raises(InputError, match="file/tiny: Not a directory; name another place"):
         sweep(out="file")
+    with pytest.raises(InputError, match="File name too long; name another place"):
+        sweep(out="x" * 300)
+
+
+def test_a_lock_that_cannot_be_made_is_named(sweep, tmp_path):
+    (tmp_path / "results" / "tiny" / ".lock").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"\.lock: Is a directory$"):
+        sweep()
 
 
 # ---- identity
 
 
-def test_the_key_holds_all_that_a_result_depends_on(study_file, tmp_path):
+def test_the_key_holds_all_that_a_result_depends_on(study_file):
     point = load_study(study_file).points()[0]
     made_of = versions(cheap, None)
     key = point_key(point, made_of)
     assert key == point_key(Point.from_dict(point.as_dict()), versions(cheap, None))
     assert len(key) == 64
-    library = tmp_path / "a.lib"
-    library.write_text("library (a) {}")
-    others = [versions(cheap, library), versions(slow, None), made_of | {"numpy": "0"}, made_of | {"sources": "x"}]
-    library.write_text("library (b) {}")
-    keys = {key, point_key(point, versions(cheap, library)), *(point_key(point, other) for other in others)}
+    others = [versions(cheap, "a"), versions(slow, None), made_of | {"numpy": "0"}, made_of | {"sources": "x"}]
+    keys = {key, point_key(point, versions(cheap, "b")), *(point_key(point, other) for other in others)}
     keys |= {point_key(p, made_of) for p in load_study(study_file).points()[1:]}
     assert len(keys) == 6 + 15
 
@@ -388,12 +423,104 @@ def test_a_library_that_is_missing_is_named(sweep, tmp_path):
         sweep(liberty=tmp_path / "none.lib")
 
 
-def test_the_library_reaches_the_evaluation(sweep, tmp_path):
+def test_the_library_reaches_the_evaluation_as_a_copy_of_what_was_checked(sweep, tmp_path):
     library = tmp_path / "a.lib"
-    library.write_text("library (a) {}")
+    library.write_text(builtin().text)
     result, _ = sweep(liberty=library)
-    assert result.rows[0]["detail"]["liberty"] == str(library)
+    copy = tmp_path / "results" / "tiny" / "library.lib"
+    assert result.rows[0]["detail"]["liberty"] == str(copy)
+    assert copy.read_text() == library.read_text()
+    assert sweep(liberty=copy)[0].computed == 0
     assert sweep()[0].computed == 16
+
+
+@pytest.mark.parametrize("content", [None, "library (a) {}", "not Liberty", "folder"])
+def test_a_bad_library_is_refused_before_anything_is_written(sweep, tmp_path, content):
+    good, _ = sweep()
+    before = {path.name: path.read_bytes() for path in good.folder.iterdir()}
+    library = tmp_path / "bad.lib"
+    if content == "folder":
+        library.mkdir()
+    elif content:
+        library.write_text(content)
+    with pytest.raises(InputError, match=r"bad\.lib"):
+        sweep(liberty=library)
+    assert {path.name: path.read_bytes() for path in good.folder.iterdir()} == before
+    assert len(evaluations(tmp_path)) == 16
+
+
+# ---- the machine
+
+
+@pytest.mark.parametrize(
+    "absent, own, message",
+    [
+        (["pyosys"], False, r"needs pyosys, not installed here; pip install 'hwsim\[rtl\]'$"),
+        (["sklearn", "amaranth", "altair"], False, r"amaranth, sklearn, altair, .* 'hwsim\[data,report,rtl\]'$"),
+        (["vl_convert"], True, r"needs vl_convert, .* 'hwsim\[report\]'$"),
+    ],
+)
+def test_what_is_not_installed_is_named_at_once(study_file, tmp_path, monkeypatch, absent, own, message):
+    for name in absent:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(InputError, match=message):
+        run_sweep(study_file, tmp_path / "out", evaluate=cheap if own else None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_of_ones_own_needs_none_of_ours(sweep, monkeypatch):
+    for name in ("pyosys", "amaranth", "sklearn"):
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setenv("HWSIM_CACHE", "/dev/null")
+    assert sweep()[0].failed == 0
+
+
+def test_a_cache_that_cannot_be_written_is_named_at_once(study_file, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="file/synth: Not a directory; set HWSIM_CACHE to a folder that can be"):
+        run_sweep(study_file, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_modules_in_the_current_folder_hide_none_of_the_workers(sweep, tmp_path, monkeypatch):
+    for name in ("queue", "random", "colorsys"):
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError('hidden')\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    result, _ = sweep(shadowed)
+    assert result.failed == 0, result.rows[0]["message"]
+    assert not result.rows[0]["detail"]["home"].startswith(str(tmp_path))
+    assert result.rows[0]["detail"]["path"][-1] == str(tmp_path)
+
+
+def test_what_the_system_refuses_on_the_way_is_one_line(sweep, monkeypatch):
+    def full(*_args, **_options):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(subprocess, "Popen", full)
+    with pytest.raises(InputError, match="Too many open files; no further worker can be started; use fewer"):
+        sweep()
+
+
+def test_a_name_that_is_no_utf8_reaches_the_report(study_file, tmp_path):
+    theirs = study_file.with_name(os.fsdecode(b"caf\xe9.yaml"))
+    study_file.rename(theirs)
+    console = Console(file=io.StringIO())
+    run_sweep(theirs, tmp_path / "results", workers=1, evaluate=cheap, check=anything, console=console)
+    write_report(tmp_path / "results" / "tiny" / "store.sqlite", tmp_path / "report.html")
+    assert "caf\ufffd.yaml" in (tmp_path / "report.html").read_text()
+
+
+def test_tables_are_printed_before_the_report_is_written(study_file, tmp_path, monkeypatch):
+    def fail(_store, out):
+        raise InputError(f"{out}: no")
+
+    monkeypatch.setattr(hwsim.sweep, "write_report", fail)
+    console = Console(file=io.StringIO(), width=200)
+    with pytest.raises(InputError, match=r"no$"):
+        run_sweep(study_file, tmp_path / "r", evaluate=cheap, check=anything, console=console)
+    assert "Pareto front" in console.file.getvalue()
 
 
 # ---- the front
