@@ -67,7 +67,7 @@ def build_seconds(params: SystolicParams) -> float:
     run = Run(inputs, {port.name: [True] for port in ports if not port.is_input}, 1)
     text = emit(params, "top")
     start = time.perf_counter()
-    [record] = cocotb_run.simulate(text, "top", [run], "verilator")
+    [record] = cocotb_run.simulate(text, "top", ports, [run], simulator="verilator")
     spent = time.perf_counter() - start
     confirm(all(len(values) == 1 for values in record.values()), "emit: the built simulator ran one cycle")
     return spent
