@@ -149,13 +149,13 @@ def units(as_json: Json = False) -> None:
         return
     rows = [
         [
-            u["name"],
-            u["kind"],
-            u["summary"],
-            ", ".join(f"{name}={value}" for name, value in u["parameters"].items()),  # type: ignore[attr-defined]
-            ", ".join(u["presets"]),  # type: ignore[arg-type]
+            entry.name,
+            entry.kind.value,
+            entry.summary,
+            ", ".join(f"{name}={value}" for name, value in fields_of(entry.params_type())),
+            ", ".join(entry.presets),
         ]
-        for u in listed
+        for entry in UNITS.values()
     ]
     _table("units", ["unit", "kind", "what it is", "parameters and defaults", "presets"], rows)
 

@@ -231,7 +231,7 @@ class OutputStationaryControl:
         self.drain = 0
         self.sent = 0
 
-    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:  # noqa: ARG002 - Control's signature
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
         free = self.flush == 0 and self.drain == 0
         return {"i_act": free and valid["i_weight"], "i_weight": free and valid["i_act"]}
 

@@ -206,7 +206,7 @@ class PipelineControl:
         self.stages: list[int | None] = [None] * latency
         self.stream = stream
 
-    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:  # noqa: ARG002 - Control's signature
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
         return {self.stream: self.advance(accept)}
 
     def advance(self, accept: bool) -> bool:

@@ -35,7 +35,10 @@ def test_psum_starts_the_accumulation_in_ws_and_is_refused_in_os():
 
 def scalesim(dataflow, r, c, m, k, n):
     """SCALE-Sim's formulas, written out for single shapes."""
-    up = lambda x, y: -(-x // y)  # noqa: E731
+
+    def up(x, y):
+        return -(-x // y)
+
     if dataflow == "OS":
         return up(m, r) * up(n, c) * (k + r + c - 2) - 1
     return up(k, r) * up(n, c) * (m + 2 * r + c - 2) - 1
