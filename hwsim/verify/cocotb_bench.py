@@ -56,4 +56,7 @@ async def _replay_one(dut, run):
 def _read(handle):
     """The signal as an integer, or its text where bits are unknown: that never equals the model's integer."""
     value = handle.value
-    return int(value) if value.is_resolvable else str(value)
+    try:
+        return int(value)  # asking `is_resolvable` first would make an object of every bit
+    except ValueError:
+        return str(value)
