@@ -310,6 +310,57 @@ def _with_progress(items: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
             progress.advance(task)
 
 
+@app.command(epilog="Example: hwsim emit systolic --set rows=4,cols=4 --out systolic.v")
+def emit(
+    name: UnitName,
+    more: More = None,
+    settings: Settings = None,
+    preset: Preset = None,
+    top: Annotated[str | None, typer.Option(help="name of the top module; the unit's name by default")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="write the Verilog there")] = None,
+    as_json: Json = False,
+) -> None:
+    """Print the unit's Verilog, or write it and list its ports: what --verilog of `verify` needs as well."""
+    from hwsim.files import write_atomic
+    from hwsim.verify.ports import ports_of
+    from hwsim.verilog import check_module_name
+    from rtl.emit import emit as verilog
+    from rtl.emit import streams
+
+    params = _params(unit(name), preset, [*(settings or []), *(more or [])])
+    check_module_name(top or name)
+    text = verilog(params, top or name)
+    if out:
+        write_atomic(out, text)
+    ports = ports_of(streams(params))
+    if as_json:
+        listed = [{**_plain(port), "fields": [_plain_field(field) for field in port.fields]} for port in ports]
+        _print_json({"unit": name, "params": dict(fields_of(params)), "ports": listed, "verilog": text})
+    elif out is None:
+        print(text)
+    else:
+        title = f"{out}: clk, rst and for each stream <name>__payload, <name>__valid, <name>__ready"
+        rows = [
+            [
+                port.name,
+                "input" if port.is_input else "output",
+                port.width,
+                ", ".join(map(_describe_field, port.fields)),
+            ]
+            for port in ports
+        ]
+        _table(title, ["stream", "direction", "payload [bits]", "fields, low bits first"], rows)
+
+
+def _plain_field(field: Any) -> dict[str, Any]:
+    return {"name": field.name, "lanes": list(field.offsets.shape), "bits": field.width, "signed": field.signed}
+
+
+def _describe_field(field: Any) -> str:
+    lanes = "".join(f"[{size}]" for size in field.offsets.shape)
+    return f"{field.name}{lanes} {'signed' if field.signed else 'unsigned'} {field.width}"
+
+
 @app.command(epilog="Example: hwsim synth systolic --set rows=8,cols=8,act_bits=4,weight_bits=4")
 def synth(
     name: UnitName,

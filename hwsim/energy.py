@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
 
+from hwsim.synth.library import FULL_ADDER_UM2, PUBLISHED_UM2
 from models.unit import InputError, Op
 
 ADD_PJ = ((0, 0.0), (8, 0.03), (16, 0.05), (32, 0.1))
@@ -22,11 +23,11 @@ MUL_PJ = ((0, 0.0), (8 * 8, 0.2), (32 * 32, 3.1))
 FULL_ADDER_PJ = 0.1 / 32
 """one bit of the 32-bit addition above"""
 
-MUX2_PJ = FULL_ADDER_PJ * 1.862 / 4.256
-"""a two-input multiplexer bit: a full adder's energy by the ratio of the NanGate45 cell areas (MUX2, full adder)"""
+MUX2_PJ = FULL_ADDER_PJ * PUBLISHED_UM2["MUX2"] / FULL_ADDER_UM2
+"""a two-input multiplexer bit: a full adder's energy by the ratio of the published cell areas"""
 
-DFF_PJ = FULL_ADDER_PJ * 4.522 / 4.256
-"""a flip-flop bit written: likewise (DFF)"""
+DFF_PJ = FULL_ADDER_PJ * PUBLISHED_UM2["DFF"] / FULL_ADDER_UM2
+"""a flip-flop bit clocked: likewise"""
 
 
 def op_energy_pj(op: Op) -> float:

@@ -26,7 +26,7 @@ def hwsim(monkeypatch, capsys):
     return run
 
 
-COMMANDS = ("units", "gemm", "verify", "synth", "sweep", "report")
+COMMANDS = ("units", "gemm", "verify", "emit", "synth", "sweep", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -77,6 +77,23 @@ def test_verify_passes_and_says_how_much_was_compared(hwsim):
     assert (status, "1 of 1 passed" in out, "equal" in out) == (0, True, True)
 
 
+def test_emit_writes_the_verilog_and_names_its_ports(hwsim, tmp_path):
+    options = ("emit", "systolic", "--set", "rows=2,cols=3", "--top", "mine")
+    text = emit(UNITS["systolic"].params(rows=2, cols=3), "mine")
+    assert hwsim(*options)[1].strip() == text.strip()
+    answer = json.loads(hwsim(*options, "--json")[1])
+    assert answer["verilog"] == text
+    assert [f["name"] for f in answer["ports"][1]["fields"]] == ["act", "psum", "last"]
+    assert {port["name"]: port["width"] for port in answer["ports"]} == {
+        "i_weight": 3 * 8,
+        "i_act": 2 * 8 + 3 * 32 + 1,
+        "o_psum": 3 * 32,
+    }
+    status, out, _ = hwsim(*options, "--out", tmp_path / "mine.v")
+    assert (status, "act[2] signed 8, psum[3] signed 32, last unsigned 1" in out) == (0, True)
+    assert (tmp_path / "mine.v").read_text() == text
+
+
 @pytest.mark.slow
 def test_verify_finds_a_fault_in_a_file_and_ends_with_1(hwsim, tmp_path):
     file = tmp_path / "theirs.v"
@@ -118,6 +135,7 @@ MISTAKES = [
     (("verify", "systolic", "--verilog", "x.v"), "--verilog needs one UNIT and --set or --preset"),
     (("verify", "systolic", "--set", "rows=2", "--verilog", "x.v"), "x.v: cannot be read as Verilog text"),
     (("verify", "systolic", "--set", "rows=2", "--top", "t"), "--top names a module of --verilog FILE"),
+    (("emit", "systolic", "--top", "a b"), "top module 'a b' is no module name"),
     (("synth", "systolic", "--liberty", "no.lib"), "no.lib"),
     (("sweep", "no.yaml"), "no.yaml"),
     (("report", "no.sqlite"), "no.sqlite"),
