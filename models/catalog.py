@@ -1,4 +1,7 @@
-"""The catalogue: the one place that names the units. Whoever adds a unit adds a line here and two files."""
+"""The catalogue: the place that names the units. Whoever adds a unit adds a line here and two files.
+
+Only hwsim/transforms.py names one as well: the transform that a unit computes says which unit that is.
+"""
 
 from __future__ import annotations
 

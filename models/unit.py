@@ -244,8 +244,11 @@ class Unit:
       the output beats put together like `golden`'s result;
     - `shape_of(params, *operands)`: the shape that `timing` and `ops` take;
     - `sample(params, rng, **shape)`: random operands with corners, of a random small shape where none is given;
-    - GEMM engines also `weight_format(params)`: name and options of the `models.formats` format whose codes the engine
-      takes; `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W,
+    - GEMM engines have the parameters `act_bits`, `weight_bits` and `acc_bits`, take a starting psum [M, N] as an
+    optional
+      last operand of `golden`, `beats` and `shape_of` (or refuse it), and also define `weight_format(params)`: name and
+      options of the `models.formats` format whose codes the engine takes, integers with one step a column;
+      `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W,
       with the number of fraction bits of the output.
     """
 

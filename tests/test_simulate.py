@@ -98,8 +98,11 @@ def test_a_starting_psum_is_in_the_outputs_units_and_lists_are_matrices(name):
 
 def test_binary_code_overflows_one_bit_earlier_and_says_so():
     a, w = np.full((1, 20), 125), np.full((20, 1), 7)
-    outputs = [simulate_gemm(unit(name).params(weight_bits=4, acc_bits=16), a, w).output.item() for name in ENGINES]
-    assert outputs == [17500, 17500 - 32768, 17500 - 32768]
+    for name in ENGINES:
+        p = unit(name).params(weight_bits=4, acc_bits=16)
+        fraction = unit(name).from_integers(p, w)[1]
+        assert simulate_gemm(p, a, w).output.item() == 17500 - 32768 * fraction, name
+    assert unit("lutgemm").from_integers(unit("lutgemm").params(weight_bits=4), w)[1] == 1
     assert "one bit earlier" in simulate_gemm.__doc__
 
 

@@ -44,6 +44,7 @@ def random_params(draw, name):
     if "points" in fields:
         values["points"] = 1 << draw(st.integers(1, 4))
         values["signs"] = draw(st.integers(0, (1 << values["points"]) - 1)) & ~1
+    assert set(values) == set(fields), f"{name}: give these parameters ranges above: {set(fields) - set(values)}"
     return unit(name).params(**values)
 
 
@@ -93,7 +94,9 @@ def test_the_trace_alone_carries_the_golden_result_in_timings_cycles(name, prese
 def test_edge_tiles_and_folds_change_no_result(name, shape):
     """Sizes of 1, not multiples of the array, and larger than it, against an int64 matmul of plain integers."""
     entry = unit(name)
-    params = entry.params(rows=2, cols=3, weight_bits=4)
+    small = {"rows": 2, "cols": 3, "weight_bits": 4}
+    fields = entry.params_type.__dataclass_fields__
+    params = entry.params(**{field: size for field, size in small.items() if field in fields})
     m, k, n = shape
     rng = np.random.default_rng(shape)
     a, w = rng.integers(-128, 128, (m, k)), rng.integers(-8, 8, (k, n))
@@ -126,6 +129,8 @@ def test_every_unit_defines_its_whole_contract(name):
         assert getattr(entry.module, piece).__doc__ or getattr(entry.module, piece).__module__ != f"models.{name}", (
             piece
         )
+    if entry.kind == "gemm":
+        assert {"act_bits", "weight_bits", "acc_bits"} <= set(entry.params_type.__dataclass_fields__)
     assert importlib.import_module(f"rtl.{name}").__doc__
     assert unit_of(entry.params_type()) is entry
     assert "default" in entry.presets
@@ -159,3 +164,16 @@ def test_a_stimulus_that_does_not_fit_ends_with_a_message():
     stimulus = Stimulus(beats={"i": {"x": np.ones((3, 1), dtype=np.int64)}}, offer={"i": always}, accept={"o": always})
     with pytest.raises(InputError, match=r"no transfer for \d+ cycles; the beats do not fit the unit"):
         step_streams(NeverReady(), stimulus, "o", 3)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_operations_are_counted_and_grow_with_the_work(name):
+    entry = unit(name)
+    params = entry.preset("default")
+    shape = {"M": 64, "K": 64, "N": 64} if entry.kind == "gemm" else {"M": 64, "K": 64}
+    once, twice = (entry.ops(params, **{**shape, "M": shape["M"] * times}) for times in (1, 2))
+    assert {"add", "reg"} <= {op.kind for op in once}
+    assert all(op.count > 0 and op.bits > 0 for op in once)
+    pairs = list(zip(once, twice, strict=True))
+    assert all(a.count <= b.count <= 2 * a.count for a, b in pairs)
+    assert any(b.count == 2 * a.count for a, b in pairs)

@@ -19,7 +19,7 @@ from hwsim.verify.ports import pack, ports_of, unpack
 from hwsim.verify.verify import protocol_findings
 from hwsim.verilog import check_self_contained
 from models.bits import Overflow
-from models.catalog import unit
+from models.catalog import UNITS, unit
 from models.unit import InputError
 from rtl.emit import emit, streams
 
@@ -96,7 +96,7 @@ def pipeline_with(ready_rule):
     return elaborate
 
 
-@pytest.mark.parametrize("name", ["systolic", "lutgemm", "shiftadd", "hadamard"])
+@pytest.mark.parametrize("name", UNITS)
 def test_a_ready_that_ignores_back_pressure_is_found(monkeypatch, name):
     monkeypatch.setattr(rtl.stationary.Pipeline, "elaborate", pipeline_with(lambda _self, _inner: 1))
     assert "ready" in findings(unit(name).preset("default"))[0]
@@ -253,7 +253,7 @@ def test_the_protocol_monitor_sees_both_ways_to_break_a_promise():
     assert list(protocol_findings(port, changed)) == ["cycle 2, o_psum: payload changed before the transfer"]
 
 
-@pytest.mark.parametrize("name", ["systolic", "lutgemm", "shiftadd", "hadamard"])
+@pytest.mark.parametrize("name", UNITS)
 def test_pack_and_unpack_are_inverse_on_every_port(name):
     rng = np.random.default_rng(5)
     for port in ports_of(streams(unit(name).preset("default"))):
@@ -268,7 +268,7 @@ import hashlib
 from hwsim.verify.ports import ports_of
 from hwsim.verify.verify import _case
 from models.bits import Overflow
-from models.catalog import unit
+from models.catalog import UNITS, unit
 from rtl.emit import streams
 u = unit("lutgemm")
 p = u.preset("grouped")
