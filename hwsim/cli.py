@@ -134,18 +134,19 @@ def _describe(params: Any) -> str:
 @app.command(epilog="Example: hwsim units --json")
 def units(as_json: Json = False) -> None:
     """List the units, their parameters with defaults, and their presets."""
-    listed = [
-        {
-            "name": entry.name,
-            "kind": entry.kind.value,
-            "summary": entry.summary,
-            "parameters": dict(fields_of(entry.params_type())),
-            "presets": {name: dict(fields_of(params)) for name, params in entry.presets.items()},
-        }
-        for entry in UNITS.values()
-    ]
     if as_json:
-        _print_json(listed)
+        _print_json(
+            [
+                {
+                    "name": entry.name,
+                    "kind": entry.kind.value,
+                    "summary": entry.summary,
+                    "parameters": dict(fields_of(entry.params_type())),
+                    "presets": {name: dict(fields_of(params)) for name, params in entry.presets.items()},
+                }
+                for entry in UNITS.values()
+            ]
+        )
         return
     rows = [
         [

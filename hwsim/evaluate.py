@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hwsim.config import Point
+from hwsim.energy import energy_by_kind_pj, energy_pj
 from models.catalog import unit
 from models.unit import Kind, Op, Timing, require
 
@@ -145,7 +146,7 @@ def _cost(runs: Mapping[str, list[Any]], synthesised: Mapping[str, Any], batch: 
     return {
         "cycles": total,
         "utilization": macs / (total * peak),
-        "energy_pj": _energy(ops) / batch,
+        "energy_pj": energy_pj(ops) / batch,
         "area_um2": area,
         "gate_equivalents": sum(result.gate_equivalents for result in synthesised.values()),
         "delay_ns": delay,
@@ -156,17 +157,5 @@ def _cost(runs: Mapping[str, list[Any]], synthesised: Mapping[str, Any], batch: 
         "transform_area_um2": synthesised["transform"].area_um2 if "transform" in synthesised else 0.0,
         "transform_cycles": cycles.get("transform", 0),
         "macs": macs,
-        "ops": _energy_by_kind(ops),
+        "ops": energy_by_kind_pj(ops),
     }
-
-
-def _energy(ops: list[Op]) -> float:
-    from hwsim.energy import energy_pj
-
-    return energy_pj(ops)
-
-
-def _energy_by_kind(ops: list[Op]) -> dict[str, float]:
-    from hwsim.energy import energy_by_kind_pj
-
-    return energy_by_kind_pj(ops)

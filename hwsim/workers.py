@@ -147,8 +147,7 @@ SERVE = "import sys; from hwsim.workers import serve; serve(int(sys.argv[1]))"
 
 
 def _search_path() -> str:
-    """Where this process finds modules, an implicit current folder last: a user's `random.py` there must hide
-    nothing."""
+    """Where this process finds modules, an implicit current folder last: a `random.py` there must hide nothing."""
     here = str(Path.cwd())
     paths = [path or here for path in sys.path]
     implicit = int(paths[:1] == [here])  # Python puts it first; one that PYTHONPATH names stays where it is

@@ -197,8 +197,7 @@ class StationaryControl:
 def stationary_trace(
     geometry: WeightStationary, stimulus: Stimulus, tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints]
 ) -> Trace:
-    """Trace of a weight-stationary array; `tile_golden(weight_beats, act[m, tile_k], psum[m, tile_n])` is its data
-    path."""
+    """Trace of a weight-stationary array with `tile_golden(weight_beats, act[m, tile_k], psum[m, tile_n])` in it."""
     acts, weights = stimulus.beats["i_act"], stimulus.beats["i_weight"]
     last = acts["last"].astype(bool)
     outputs = [np.zeros((0, geometry.tile_n), dtype=np.int64)]

@@ -209,18 +209,17 @@ PRESETS = {
 
 
 def golden(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Ints | None = None) -> Ints:
-    """Y[M, N] int64 = psum + A @ W.integers: the sum of a tile of rows * mu is exact, then added and fitted to
-    `acc_bits`.
+    """Y[M, N] int64 = psum + A @ W.integers, tile by tile of rows * mu in K.
 
-    `psum` [M, N] (a bias) is where accumulation starts; zero by default. Y carries `W.frac_bits` fraction bits.
+    The sum of a tile is exact; it is fitted to `acc_bits` where it is added to the accumulator. `psum` [M, N] (a
+    bias) is where accumulation starts; zero by default. Y carries `W.frac_bits` fraction bits.
     """
     _check_weights(params, W)
     return array_golden(params, A, W, psum)
 
 
 def array_golden(params: Any, A: NDArray[Any], W: BcqWeights, psum: Ints | None) -> Ints:
-    """`golden` of any look-up array: nothing but the addition to the accumulator can overflow, so tables need not be
-    made."""
+    """`golden` of any look-up array. Only the addition to the accumulator can overflow, so no table need be made."""
     gemm.check_operands(A, W.shape)
     a, w = check_codes("A", A, params.act_bits), W.integers
     check_codes("codes", W.codes, params.weight_bits, signed=False)
@@ -254,14 +253,13 @@ def check_groups(params: Any, W: BcqWeights) -> None:
     )
 
 
-def timing(params: LutGemmParams, M: Any, K: Any, N: Any) -> Timing:
-    """Exact cycles of a GEMM; `M`, `K`, `N` are ints or int64 arrays of one shape."""
+def timing(params: Any, M: Any, K: Any, N: Any) -> Timing:
+    """Exact cycles of a GEMM on any look-up array; `M`, `K`, `N` are ints or int64 arrays of one shape."""
     return gemm.stationary_timing(params.array.geometry, M, K, N)
 
 
 def ops(params: LutGemmParams, M: int, K: int, N: int) -> tuple[Op, ...]:
-    """Operations of a GEMM: those of the array, and a multiplication a bit plane and one by z for every column and
-    tile."""
+    """Operations of a GEMM: those of the array, and a multiplication a bit plane and one by z a column and tile."""
     outputs = M * N * gemm.folds(K, params.array.tile_k)
     scaling = Op("mul", outputs * (params.weight_bits + 1), params.array.sum_bits, params.scale_bits)
     return (*array_ops(params, M, K, N), scaling)
@@ -368,8 +366,8 @@ def array_trace(params: Any, stimulus: Stimulus, decode: Callable[[Ints], Ints])
     )
 
 
-def result(params: LutGemmParams, operands: tuple[Any, ...], out_beats: Mapping[str, Ints]) -> Ints:
-    """Y[M, N] from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
+def result(params: Any, operands: tuple[Any, ...], out_beats: Mapping[str, Ints]) -> Ints:
+    """Y[M, N] of any look-up array from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
     shape = shape_of(params, *operands)
     return gemm.stationary_result(params.array.geometry, (shape["M"], shape["K"], shape["N"]), out_beats)
 

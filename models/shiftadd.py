@@ -7,7 +7,6 @@ shifts each bit plane's sum instead: planes + 1 shifts a column and tile in plac
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,13 +28,15 @@ from models.lutgemm import (
     check_array,
     check_groups,
     lut_array,
+    result,
     shape_of,
     spread_groups,
+    timing,
     uniform_weights,
 )
-from models.unit import Beats, Ints, Op, Stimulus, Timing, Trace, check_range, require
+from models.unit import Beats, Ints, Op, Stimulus, Trace, check_range, require
 
-__all__ = ["shape_of"]
+__all__ = ["result", "shape_of", "timing"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,10 +104,10 @@ PRESETS = {
 
 
 def golden(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Ints | None = None) -> Ints:
-    """Y[M, N] int64 = psum + A @ W.integers: the sum of a tile of rows * mu is exact, then added and fitted to
-    `acc_bits`.
+    """Y[M, N] int64 = psum + A @ W.integers, tile by tile of rows * mu in K.
 
-    `psum` [M, N] (a bias) is where accumulation starts; zero by default. Y carries `W.frac_bits` fraction bits.
+    The sum of a tile is exact; it is fitted to `acc_bits` where it is added to the accumulator. `psum` [M, N] (a
+    bias) is where accumulation starts; zero by default. Y carries `W.frac_bits` fraction bits.
     """
     check_groups(params, W)
     _encode(params, W.scales)
@@ -127,14 +128,8 @@ def _decode(codes: Ints) -> Ints:
     return total
 
 
-def timing(params: ShiftAddParams, M: Any, K: Any, N: Any) -> Timing:
-    """Exact cycles of a GEMM; `M`, `K`, `N` are ints or int64 arrays of one shape."""
-    return gemm.stationary_timing(params.array.geometry, M, K, N)
-
-
 def ops(params: ShiftAddParams, M: int, K: int, N: int) -> tuple[Op, ...]:
-    """Operations of a GEMM: those of the array, and `num_terms` shifts and additions a scale for every column and
-    tile."""
+    """Operations of a GEMM: those of the array, and `num_terms` shifts and additions a scale a column and tile."""
     scales = M * N * gemm.folds(K, params.array.tile_k) * (params.weight_bits + 1)
     shifts = Op("shift", scales * params.num_terms, params.array.sum_bits, params.max_shift)
     adds = Op("add", scales * (params.num_terms - 1), params.product_bits)
@@ -149,12 +144,6 @@ def beats(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Ints | N
 def trace(params: ShiftAddParams, stimulus: Stimulus) -> Trace:
     """Every port of every cycle; payload fields as in `beats`. The data path comes from `golden`, tile by tile."""
     return array_trace(params, stimulus, _decode)
-
-
-def result(params: ShiftAddParams, operands: tuple[Any, ...], out_beats: Mapping[str, Ints]) -> Ints:
-    """Y[M, N] from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
-    shape = shape_of(params, *operands)
-    return gemm.stationary_result(params.array.geometry, (shape["M"], shape["K"], shape["N"]), out_beats)
 
 
 def sample(

@@ -95,18 +95,16 @@ class Stimulus:
     """What the outside does to a unit's streams.
 
     `beats` holds what each input stream transfers, in order. `offer[name]` says in which cycles a *new* beat may
-    first be shown; once shown it stays until it is transferred. `accept[name]` says in which cycles an output stream's
-    `ready` is
-    high. Both are boolean patterns, repeated for as long as needed, with at least one True. A port that shows no beat
-    shows all ones in every payload bit. A trace ends `tail` cycles after the last output beat, or after `cycles` cycles
-    where given (a run cut off, to be followed by a reset).
+    first be shown; once shown it stays until it is transferred. `accept[name]` says in which cycles an output
+    stream's `ready` is high. Both are boolean patterns, repeated for as long as needed, with at least one True. A
+    port that shows no beat shows all ones in every payload bit. A trace ends `tail` cycles after the last output
+    beat; a run that is cut off has the first cycles of the same trace.
     """
 
     beats: Beats
     offer: Mapping[str, NDArray[np.bool_]]
     accept: Mapping[str, NDArray[np.bool_]]
     tail: int = 4
-    cycles: int | None = None
 
 
 Trace = dict[str, NDArray[Any]]
@@ -145,7 +143,7 @@ def step_streams(
     readies: dict[str, list[bool]] = {name: [] for name in (*counts, output)}
     patience = 4 * max(len(p) for p in (*stimulus.offer.values(), *stimulus.accept.values())) + 4096
     received = cycle = quiet = 0
-    end = stimulus.cycles
+    end: int | None = None
     while end is None or cycle < end:
         for name, count in counts.items():
             pattern = stimulus.offer[name]
@@ -323,8 +321,7 @@ def _as_type(unit: str, name: str, value: Any, hint: Any) -> Any:
 
 
 def check_range(unit: str, params: Any, **limits: tuple[int, int]) -> None:
-    """Refuse a params object whose named integer fields lie outside their inclusive limits; make the others plain
-    ints."""
+    """Refuse a params object whose named integer fields lie outside their inclusive limits; make them plain ints."""
     for name, (low, high) in limits.items():
         value = getattr(params, name)
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)

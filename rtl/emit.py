@@ -42,8 +42,7 @@ def emit(params: Any, top: str | None = None) -> str:
 
 
 def shared(cls: type[Component]) -> type[Component]:
-    """Class decorator: the component is emitted once for all its uses. Equal constructor arguments mean equal
-    hardware."""
+    """Class decorator: emitted once for all its uses. Equal constructor arguments mean equal hardware."""
     make, body = cls.__init__, cls.elaborate
 
     def __init__(self: Any, *args: Any) -> None:

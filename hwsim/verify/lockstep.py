@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Drive:
-    """One input stream: packed beats, the payload between beats, and the pattern of cycles in which a beat may
-    appear."""
+    """One input stream: packed beats, the payload between them, the pattern of cycles in which one may appear."""
 
     beats: Sequence[int]
     idle: int
@@ -35,8 +34,7 @@ Record = dict[str, list[int]]
 
 @dataclass
 class Lockstep:
-    """Steps one `Run`: `drive()` gives the values to set in this cycle, `saw(values)` takes what was read at its
-    end."""
+    """Steps one `Run`: `drive()` gives a cycle's values to set, `saw(values)` takes what was read at its end."""
 
     run: Run
     cycle: int = 0
