@@ -1,8 +1,9 @@
 """Energy of counted operations: one table, each line with its source.
 
 An approximation, and said so wherever it is shown: published energies of a 45 nm process at 0.9 V, widths between the
-published ones interpolated, storage and selection scaled from an adder's bit by cell area. No wires, no clock tree, no
-leakage, no data-dependent switching, no memories.
+published ones interpolated, storage, selection and recoding scaled from an adder's bit by cell area, partial products
+taken from a multiplication less its encoders and its final adder. No wires, no clock tree, no leakage, no
+data-dependent switching, no memories.
 """
 
 from __future__ import annotations
@@ -29,6 +30,12 @@ MUX2_PJ = FULL_ADDER_PJ * PUBLISHED_UM2["MUX2"] / FULL_ADDER_UM2
 DFF_PJ = FULL_ADDER_PJ * PUBLISHED_UM2["DFF"] / FULL_ADDER_UM2
 """a flip-flop bit clocked: likewise"""
 
+ENCODER_PJ = FULL_ADDER_PJ * 2 * (PUBLISHED_UM2["XOR2"] + PUBLISHED_UM2["NAND2"]) / FULL_ADDER_UM2
+"""one radix-4 digit recoded, two XOR2 and two NAND2: likewise"""
+
+PRODUCTS_SHARE = (0.2 - 4 * ENCODER_PJ - 0.05) / 0.2
+"""of a multiplication without its encoders and its final adder: the 8-bit one above less four digits and 16 bits"""
+
 
 def op_energy_pj(op: Op) -> float:
     """Energy of one operation of this kind and width, in pJ."""
@@ -37,6 +44,12 @@ def op_energy_pj(op: Op) -> float:
             return _interpolated(ADD_PJ, op.bits)
         case "mul":
             return _interpolated(MUL_PJ, op.bits * op.bits2)
+        case "products":
+            return PRODUCTS_SHARE * _interpolated(MUL_PJ, op.bits * op.bits2)
+        case "csa":
+            return FULL_ADDER_PJ * op.bits
+        case "encode":
+            return ENCODER_PJ * -(-op.bits // 2)
         case "mux":
             return MUX2_PJ * op.bits * (op.bits2 - 1)
         case "shift":

@@ -15,6 +15,8 @@ UNITS = {
         Unit("systolic", Kind.GEMM, "Systolic array of MAC PEs, weight- or output-stationary", "SystolicParams"),
         Unit("lutgemm", Kind.GEMM, "LUT-GEMM: binary-coded weights read tables of activation sums", "LutGemmParams"),
         Unit("shiftadd", Kind.GEMM, "ShiftAddLLM: binary-coded weights, power-of-two scales", "ShiftAddParams"),
+        Unit("booth", Kind.ENCODER, "Radix-4 Booth encoder", "BoothParams"),
+        Unit("ent", Kind.ENCODER, "EN-T encoder: sign and radix-4 digits of the magnitude", "EntParams"),
         Unit("hadamard", Kind.TRANSFORM, "Parallel fast Walsh-Hadamard transform, pipelined", "HadamardParams"),
     )
 }

@@ -1,4 +1,4 @@
-"""Y[M, N] = A[M, K] @ W[K, N] on an array: exact products, folds over M, K and N, and the weight-stationary discipline.
+"""Y[M, N] = A[M, K] @ W[K, N] on an array: exact products, folds over M, K and N, and the discipline of a held tile.
 
 What every matrix engine shares stands here once. An engine brings its tile, its latency and its arithmetic.
 """
@@ -139,73 +139,123 @@ def pad_to(x: Ints, shape: tuple[int, ...]) -> Ints:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightStationary:
-    """The discipline of an array that holds a tile of weights while activations stream through it.
+class Stationary:
+    """The discipline of an array that holds a tile of one operand while the other streams through it.
 
-    A tile W[tile_k, tile_n] is loaded in `load_beats` beats of `i_weight`; then beats of `i_act`, each one row of A's
-    tile and the partial sums it adds to, until one is marked `last`. A beat of `i_act` transferred in cycle t is shown
-    at `o_psum` in cycle t + latency when nothing stalls. All registers stand still while an output waits. The next
-    tile's weights are taken as soon as no beat stands before the output register, so that stall-free folds follow
-    each other every load_beats + M + latency - 1 cycles.
+    The tile, tile_k deep and tile_n wide, is loaded in `load_beats` beats of the stream `i_<held>`; then beats of
+    `i_<moving>`, each a vector of tile_k values and the partial sums that it adds to, until one is marked `last`. A
+    beat transferred in cycle t is shown at `o_psum` in cycle t + latency when nothing stalls. All registers but the
+    held tile's stand still while an output waits.
+
+    `buffers` 1: the next tile is taken as soon as no beat stands before the output register, so that stall-free folds
+    of m vectors follow each other every load_beats + m + latency - 1 cycles. `buffers` 2: each PE holds two tiles; the
+    next one is taken while the present one is at work, as soon as no beat of the one before stands before the output
+    register.
     """
 
     tile_k: int
     tile_n: int
     load_beats: int
     latency: int
+    buffers: int = 1
+    held: str = "weight"
+    moving: str = "act"
+
+    @property
+    def load_stream(self) -> str:
+        """of the held tile"""
+        return f"i_{self.held}"
+
+    @property
+    def stream(self) -> str:
+        """of the moving vectors"""
+        return f"i_{self.moving}"
+
+    def vectors(self, m: Any, k: Any) -> Any:
+        """Moving vectors of a fold for `m` useful ones.
+
+        With two buffers nothing but the vectors themselves keeps one fold from the next: a fold whose partial sums
+        come from the fold before it is filled up with zero vectors until those have left.
+        """
+        if self.buffers == 1:
+            return m
+        filled = np.maximum(m, np.where(np.asarray(folds(k, self.tile_k)) > 1, self.latency + 1, 1))
+        return filled if filled.ndim else int(filled)
 
 
-def stationary_timing(geometry: WeightStationary, M: Any, K: Any, N: Any) -> Timing:
-    """Cycles of a whole GEMM: folds over N outside, over K inside, partial sums going round through `i_act`."""
+def stationary_timing(geometry: Stationary, M: Any, K: Any, N: Any) -> Timing:
+    """Cycles of a GEMM of M moving vectors: folds over N outside, over K inside, partial sums going round outside."""
     M, K, N = check_shape(M=M, K=K, N=N)
     count = folds(K, geometry.tile_k) * folds(N, geometry.tile_n)
+    load, vectors = geometry.load_beats, geometry.vectors(M, K)
+    one_by_one = load + vectors + geometry.latency - 1
+    if geometry.buffers == 1:
+        total = count * one_by_one + 1
+    else:
+        # Fold i streams after fold i - 1 (at least `step`), and is loaded after fold i - 2 has left (`one_by_one`):
+        # the longest chain of the two from the first fold to the last
+        step = np.maximum(vectors, load)
+        pairs, odd = (count - 1) // 2, (count - 1) % 2
+        total = one_by_one + 1 + np.maximum((count - 1) * step, pairs * one_by_one + odd * step)
+        total = total if np.ndim(total) else int(total)
     return Timing(
-        total_cycles=count * (geometry.load_beats + M + geometry.latency - 1) + 1,
-        load_cycles=count * geometry.load_beats,
-        stream_cycles=count * M,
-        drain_cycles=count * (geometry.latency - 1) + 1,
+        total_cycles=total,
+        load_cycles=count * load if geometry.buffers == 1 else 0 * count + load,
+        stream_cycles=count * vectors,
+        drain_cycles=total - count * vectors - (count * load if geometry.buffers == 1 else load),
         work=M * K * N,
         peak_per_cycle=geometry.tile_k * geometry.tile_n,
     )
 
 
 class StationaryControl:
-    """Control state of `WeightStationary`: weight beats taken so far and which stages hold a beat."""
+    """Control state of `Stationary`: which buffers are full, beats loaded into the next, and which stages hold what."""
 
-    def __init__(self, geometry: WeightStationary, last: NDArray[np.bool_]) -> None:
+    def __init__(self, geometry: Stationary, last: NDArray[np.bool_]) -> None:
         self.geometry = geometry
         self.last = last
+        self.tile_of = np.concatenate([[0], np.cumsum(last)[:-1]]).astype(int)
         self.loaded = 0
-        self.pipeline = PipelineControl(geometry.latency, "i_act")
+        self.tiles = 0
+        """taken so far, the one that is being loaded left out"""
+        self.done = 0
+        """tiles whose last beat has entered"""
+        self.pipeline = PipelineControl(geometry.latency, geometry.stream)
 
     def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
-        full = self.loaded == self.geometry.load_beats
-        empty = all(beat is None for beat in self.pipeline.stages[:-1])
-        return {"i_weight": not full and empty, "i_act": full and self.pipeline.ready(valid, accept)["i_act"]}
+        before = self.tiles - self.geometry.buffers
+        """the tile that leaves its buffer to the one loaded next"""
+        at_work = any(beat is not None and self.tile_of[beat] == before for beat in self.pipeline.stages[:-1])
+        return {
+            self.geometry.load_stream: before < self.done and not at_work,
+            self.geometry.stream: self.tiles > self.done and self.pipeline.advance(accept),
+        }
 
     def shown(self) -> int | None:
         return self.pipeline.shown()
 
     def clock(self, taken: Mapping[str, int], accept: bool) -> None:
-        if "i_weight" in taken:
+        if self.geometry.load_stream in taken:
             self.loaded += 1
-        if "i_act" in taken and self.last[taken["i_act"]]:
-            self.loaded = 0
+        if self.loaded == self.geometry.load_beats:
+            self.loaded, self.tiles = 0, self.tiles + 1
+        if self.geometry.stream in taken and self.last[taken[self.geometry.stream]]:
+            self.done += 1
         self.pipeline.clock(taken, accept)
 
 
 def stationary_trace(
-    geometry: WeightStationary, stimulus: Stimulus, tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints]
+    geometry: Stationary, stimulus: Stimulus, tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints]
 ) -> Trace:
-    """Trace of a weight-stationary array with `tile_golden(weight_beats, act[m, tile_k], psum[m, tile_n])` in it."""
-    acts, weights = stimulus.beats["i_act"], stimulus.beats["i_weight"]
-    last = acts["last"].astype(bool)
+    """Trace of an array with `tile_golden(load_beats, moving[m, tile_k], psum[m, tile_n])` in it."""
+    vectors, loads = stimulus.beats[geometry.stream], stimulus.beats[geometry.load_stream]
+    last = vectors["last"].astype(bool)
     outputs = [np.zeros((0, geometry.tile_n), dtype=np.int64)]
     start = 0
     for fold, end in enumerate((np.flatnonzero(last) + 1).tolist()):
         beats = slice(fold * geometry.load_beats, (fold + 1) * geometry.load_beats)
-        tile = {field: values[beats] for field, values in weights.items()}
-        outputs.append(tile_golden(tile, acts["act"][start:end], acts["psum"][start:end]))
+        tile = {field: values[beats] for field, values in loads.items()}
+        outputs.append(tile_golden(tile, vectors[geometry.moving][start:end], vectors["psum"][start:end]))
         start = end
     control = StationaryControl(geometry, last)
     index, ready = step_streams(control, stimulus, "o_psum", len(last))
@@ -213,33 +263,37 @@ def stationary_trace(
 
 
 def stationary_beats(
-    geometry: WeightStationary,
+    geometry: Stationary,
     a: Ints,
     columns: int,
     psum: Ints | None,
-    weight_tile: Callable[[slice, slice], Mapping[str, Ints]],
+    load_tile: Callable[[slice, slice], Mapping[str, Ints]],
     tile_golden: Callable[[Mapping[str, Ints], Ints, Ints], Ints],
 ) -> Beats:
-    """All input beats of a GEMM: for each fold over N, for each fold over K, the tile's weights and then M activations.
+    """All input beats of a GEMM with the moving vectors `a` [m, K]: for each fold over N, for each fold over K, the
+    tile's load beats and then its vectors.
 
-    `weight_tile(rows of W, columns of W)` gives the load beats of one tile. Partial sums of a later K fold are what the
-    array itself put out for the one before; they come from `tile_golden`, and the comparison of `o_psum` proves them.
+    `load_tile(rows, columns of the held operand)` gives the load beats of one tile. Partial sums of a later K fold are
+    what the array itself put out for the one before; they come from `tile_golden`, and the comparison of `o_psum`
+    proves them.
     """
     m, k = a.shape
-    acts: list[Mapping[str, Ints]] = []
-    weights: list[Mapping[str, Ints]] = []
+    count = geometry.vectors(m, k)
+    vectors: list[Mapping[str, Ints]] = []
+    loads: list[Mapping[str, Ints]] = []
     for n0 in range(0, columns, geometry.tile_n):
         cols = slice(n0, min(n0 + geometry.tile_n, columns))
         start = np.zeros((m, cols.stop - n0), dtype=np.int64) if psum is None else psum[:, cols]
-        sums = pad_to(start, (m, geometry.tile_n))
+        sums = pad_to(start, (count, geometry.tile_n))
         for k0 in range(0, k, geometry.tile_k):
             rows = slice(k0, min(k0 + geometry.tile_k, k))
-            tile = weight_tile(rows, cols)
-            act = pad_to(a[:, rows], (m, geometry.tile_k))
-            acts.append({"act": act, "psum": sums, "last": (np.arange(m) == m - 1).astype(np.int64)})
-            weights.append(tile)
-            sums = tile_golden(tile, act, sums)
-    return {"i_weight": join_beats(weights), "i_act": join_beats(acts)}
+            tile = load_tile(rows, cols)
+            moving = pad_to(a[:, rows], (count, geometry.tile_k))
+            last = (np.arange(count) == count - 1).astype(np.int64)
+            vectors.append({geometry.moving: moving, "psum": sums, "last": last})
+            loads.append(tile)
+            sums = tile_golden(tile, moving, sums)
+    return {geometry.load_stream: join_beats(loads), geometry.stream: join_beats(vectors)}
 
 
 def join_beats(parts: Sequence[Mapping[str, Ints]]) -> dict[str, Ints]:
@@ -247,8 +301,9 @@ def join_beats(parts: Sequence[Mapping[str, Ints]]) -> dict[str, Ints]:
     return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}
 
 
-def stationary_result(geometry: WeightStationary, shape: tuple[int, int, int], out_beats: Mapping[str, Ints]) -> Ints:
-    """Y[M, N] from the output beats of a whole GEMM: those of the last K fold of each N fold."""
+def stationary_result(geometry: Stationary, shape: tuple[int, int, int], out_beats: Mapping[str, Ints]) -> Ints:
+    """Y of m moving vectors by n from the output beats of a whole GEMM: those of the last K fold of each N fold."""
     m, k, n = shape
-    tiles = out_beats["psum"].reshape(folds(n, geometry.tile_n), folds(k, geometry.tile_k), m, geometry.tile_n)
-    return np.concatenate(list(tiles[:, -1]), axis=1)[:, :n]
+    count = geometry.vectors(m, k)
+    tiles = out_beats["psum"].reshape(folds(n, geometry.tile_n), folds(k, geometry.tile_k), count, geometry.tile_n)
+    return np.concatenate(list(tiles[:, -1, :m]), axis=1)[:, :n]

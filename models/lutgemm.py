@@ -124,9 +124,9 @@ class LutArray:
         return signed_bits(-bound, bound)
 
     @property
-    def geometry(self) -> gemm.WeightStationary:
+    def geometry(self) -> gemm.Stationary:
         """Keys enter row by row while scale words enter a chain beside them: planes + 1 words (alphas, then z)."""
-        return gemm.WeightStationary(
+        return gemm.Stationary(
             tile_k=self.tile_k, tile_n=self.cols, load_beats=max(self.rows, self.planes + 1), latency=LATENCY
         )
 

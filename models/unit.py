@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
+import inspect
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -64,6 +65,8 @@ class Timing:
     """the work of a cycle in which every lane is busy"""
     stall_cycles: Any = 0
     """cycles lost to idle inputs or back-pressure; 0 here by definition, counted by the system model"""
+    column_cycles: Ints | None = None
+    """where columns run on their own: the cycles in which each of them computed, over the whole run"""
 
     @property
     def utilization(self) -> Any:
@@ -75,13 +78,24 @@ class Timing:
         share = np.divide(self.work, room, out=np.full(room.shape, np.nan), where=room > 0)
         return share if share.ndim else float(share)
 
+    @property
+    def sync_loss(self) -> float | None:
+        """Share of the columns' cycles, loading left out, in which they waited for each other, for a beat or for the
+        output; None where columns do not run on their own."""
+        if self.column_cycles is None:
+            return None
+        room = (self.total_cycles - self.load_cycles) * len(self.column_cycles)
+        return 1 - float(self.column_cycles.sum()) / room
+
 
 @dataclass(frozen=True)
 class Op:
     """`count` energy-bearing operations of one kind and width.
 
     kind: `mul` (bits x bits2), `add` (bits), `mux` (bits, one of bits2 inputs), `shift` (bits, by up to bits2 places),
-    `reg` (bits written).
+    `reg` (bits written); and the parts of a multiplication that carry-save and encoded arrays leave out or move:
+    `encode` (an operand of `bits` bits to radix-4 digits), `products` (bits x bits2: partial products of digits that
+    are there already, compressed to a carry-save pair), `csa` (`bits` full adders whose carries do not propagate).
     """
 
     kind: str
@@ -218,6 +232,25 @@ class PipelineControl:
             self.stages = [taken.get(self.stream), *self.stages[:-1]]
 
 
+class CombinationalControl:
+    """No register at all: the beat shown at the input is shown at the output in the same cycle."""
+
+    def __init__(self, stream: str) -> None:
+        self.stream = stream
+        self.sent = 0
+        self.valid = False
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        self.valid = valid[self.stream]
+        return {self.stream: accept}
+
+    def shown(self) -> int | None:
+        return self.sent if self.valid else None
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        self.sent += len(taken)
+
+
 class Kind(StrEnum):
     """What a unit does, and with it which operands its functions take."""
 
@@ -225,6 +258,31 @@ class Kind(StrEnum):
     """Y[M, N] = A[M, K] @ W[K, N]; shape M, K, N; operands A, W"""
     TRANSFORM = "transform"
     """Y[M, K] from X[M, K]; shape M, K; operand X"""
+    ENCODER = "encoder"
+    """a code word for each element of X[M, K]; shape M, K; operand X"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Ratios that a paper reports over its own plain multiply-accumulate baseline; never returned as ours."""
+
+    source: str
+    area_efficiency: float | None = None
+    energy_efficiency: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """A design that `hwsim compare` lays beside the others of its architecture."""
+
+    family: str
+    architecture: str
+    style: str
+    """how it multiplies and accumulates; `mac` is the baseline, one for each architecture"""
+    params: Any
+    published: Published | None = None
+    differs: str = ""
+    """why our ratio and the paper's differ"""
 
 
 @dataclass(frozen=True)
@@ -235,19 +293,21 @@ class Unit:
 
     - its params class, named like the unit with `Params` behind (`LutGemmParams`), and `PRESETS`, name -> params;
     - `golden(params, *operands)`: what the hardware computes, int64, vectorised;
-    - `timing(params, **shape)`: exact cycles as `Timing`; shapes may be int64 arrays;
+    - `timing(params, **shape)`: exact cycles as `Timing`; shapes may be int64 arrays. Where cycles depend on what the
+      operands hold, it takes more than M, K and N; `shape_of` gives all of it;
     - `trace(params, stimulus)`: every port of every cycle as `Trace`;
     - `ops(params, **shape)`: the energy-bearing operations as a tuple of `Op`;
     - `beats(params, *operands)`: the input beats of a whole run; `result(params, operands, out_beats)`: its inverse,
       the output beats put together like `golden`'s result;
-    - `shape_of(params, *operands)`: the shape that `timing` and `ops` take;
+    - `shape_of(params, *operands)`: the shape, and whatever else `timing` and `ops` take;
     - `sample(params, rng, **shape)`: random operands with corners, of a random small shape where none is given;
     - GEMM engines have the parameters `act_bits`, `weight_bits` and `acc_bits`, take a starting psum [M, N] as an
     optional
       last operand of `golden`, `beats` and `shape_of` (or refuse it), and also define `weight_format(params)`: name and
       options of the `models.formats` format whose codes the engine takes, integers with one step a column;
       `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W,
-      with the number of fraction bits of the output.
+      with the number of fraction bits of the output;
+    - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`.
     """
 
     name: str
@@ -266,6 +326,16 @@ class Unit:
     @property
     def presets(self) -> Mapping[str, Any]:
         return typing.cast(Mapping[str, Any], self.module.PRESETS)
+
+    @property
+    def compared(self) -> tuple[Compared, ...]:
+        """The unit's designs for `hwsim compare`."""
+        return typing.cast(tuple[Compared, ...], getattr(self.module, "COMPARED", ()))
+
+    @property
+    def timed_by_operands(self) -> bool:
+        """Whether cycles depend on what the operands hold and not on their shape alone."""
+        return not {"M", "K", "N", "convention"}.issuperset([*inspect.signature(self.timing).parameters][1:])
 
     def params(self, **values: Any) -> Any:
         """The unit's params object. Values may be text (from a command line or file); they take the field's type.

@@ -1,8 +1,10 @@
-"""Overflow and delay lines: the hardware counterparts of models/bits.py."""
+"""Overflow, delay lines, partial products of digits, carry-save addition."""
 
 from __future__ import annotations
 
-from amaranth.hdl import Module, Mux, Signal, Value, signed
+from typing import NamedTuple
+
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 
 from models.bits import Overflow, signed_range
 
@@ -20,11 +22,70 @@ def fit(m: Module, value: Value, bits: int, overflow: Overflow) -> Value:
     return Mux(inside, whole[:bits], Mux(whole[-1], low, high)).as_signed()
 
 
-def delay(m: Module, value: Value, cycles: int, enable: Value) -> Value:
-    """`value` behind `cycles` registers that move when `enable` is high; not reset, zero at power-on."""
+def delay(m: Module, value: Value, cycles: int, enable: Value, *, reset: bool = False) -> Value:
+    """`value` behind `cycles` registers that move when `enable` is high; zero at power-on, and after a reset if so."""
     for _ in range(cycles):
-        stage = Signal(value.shape(), reset_less=True)
+        stage = Signal(value.shape(), reset_less=not reset)
         with m.If(enable):
             m.d.sync += stage.eq(value)
         value = stage
     return value
+
+
+class Digit(NamedTuple):
+    """A radix-4 digit: magnitude 1, magnitude 2 (never both; zero where neither) and whether it subtracts."""
+
+    one: ValueLike
+    two: ValueLike
+    neg: ValueLike
+
+
+def product_rows(m: Module, digits: list[Digit], b: Value, width: int) -> list[Value]:
+    """Words of `width` bits whose sum, modulo 2^width, is the sum of digit_i 4^i times the signed `b`.
+
+    One row a digit and one more: a negative product is complemented, and the one that is then due stands in the empty
+    low bits of the next row, the last in the row of its own. A row's sign bit, at 2i + len(b), is inverted, which adds
+    2^(2i + len(b)); what takes that away again for all rows together is a constant in the empty top bits of row 0.
+    """
+    rows = []
+    due: Value = Const(0, 0)
+    for i, digit in enumerate(digits):
+        single, double = Cat(b, b[-1]), Cat(Const(0, 1), b)
+        size = len(single)
+        picked = (single & Value.cast(digit.one).replicate(size)) | (double & Value.cast(digit.two).replicate(size))
+        row = _named(m, picked ^ Value.cast(digit.neg).replicate(size), size)
+        top = _signs_of_all(row[-1], len(digits), width) if i == 0 else ~row[-1]
+        rows.append(_named(m, Cat(due, row[:-1], top), width))
+        due = Cat(Const(0, 2 * i), digit.neg, Const(0, 1))
+    return [*rows, _named(m, due, width)]
+
+
+def _signs_of_all(sign: Value, rows: int, width: int) -> Value:
+    """From the sign bit of row 0 upwards: that sign, less the 4^i that the inverted signs of all later rows add."""
+    if rows == 1:
+        return sign.replicate(width)
+    # -(1 + 4 + 16 + ...) ends in binary 011: with the inverted sign added, that is sign, sign, inverted sign
+    constant = (-(4**rows - 1) // 3) >> 3
+    return Cat(sign, sign, ~sign, Const(constant & ((1 << width) - 1), width))
+
+
+def compress(m: Module, rows: list[Value], width: int) -> tuple[Value, Value]:
+    """Sum and carry words whose sum is that of `rows` (two or more), modulo 2^width; rows of 3:2 compressors."""
+    while len(rows) > 2:
+        whole = len(rows) - len(rows) % 3
+        pairs = [full_adders(m, *rows[i : i + 3], width) for i in range(0, whole, 3)]
+        rows = [word for pair in pairs for word in pair] + rows[whole:]
+    return rows[0], rows[1]
+
+
+def full_adders(m: Module, a: Value, b: Value, c: Value, width: int) -> tuple[Value, Value]:
+    """A row of full adders whose carries do not propagate: sum and carry words."""
+    either = _named(m, a ^ b, width)
+    return _named(m, either ^ c, width), _named(m, Cat(Const(0, 1), (a & b) | (either & c)), width)
+
+
+def _named(m: Module, value: Value, width: int) -> Signal:
+    """A signal of its own, so that an expression is computed once."""
+    signal = Signal(width)
+    m.d.comb += signal.eq(value)
+    return signal

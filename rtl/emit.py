@@ -1,7 +1,8 @@
 """From params to a component, and from a component to Verilog in which identical modules stand once.
 
 An array is a row of PEs instantiated, not rows x cols copies of text: emission, simulator build and synthesis time all
-follow from that. Under Amaranth's own simulator the same source is elaborated in place.
+follow from that. The repeated element of an array is a class named `...Pe`, and so a module `..._pe_<n>`. Under
+Amaranth's own simulator the same source is elaborated in place.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import importlib
 import os
 import re
+from collections.abc import Callable
 from typing import Any
 
 from amaranth.back import verilog
@@ -37,7 +39,7 @@ def emit(params: Any, top: str | None = None) -> str:
     The text depends on the params alone (not on PYTHONHASHSEED, the machine or the time).
     """
     emission = Emission()
-    text = _convert(component(params), top or type(params).__module__.rpartition(".")[2], emission)
+    text = _convert(component(params), top or type(params).__module__.rpartition(".")[2], emission, ("clk", "rst"))
     return "\n".join([*emission.texts, text])
 
 
@@ -89,7 +91,15 @@ class Emission:
         return name, "  input clk;" in text, "  input rst;" in text
 
 
-def _convert(top: Component, name: str, emission: Emission) -> str:
+def _convert(top: Component, name: str, emission: Emission, always: tuple[str, ...] = ()) -> str:
+    """Verilog of one module with the ports of its signature, clock and reset where it has registers, and those of
+    `always`, which a top without registers has too: whoever drives a unit needs no exception."""
     # Amaranth starts a Python of its own; it must not import what lies in the user's folder
     os.environ.setdefault("PYTHONSAFEPATH", "1")
-    return verilog.convert(top, name=name, platform=emission, emit_src=False, strip_internal_attrs=True)
+    text = verilog.convert(top, name=name, platform=emission, emit_src=False, strip_internal_attrs=True)
+    missing = [port for port in always if f"  input {port};" not in text]
+    return re.sub(r"^(module \w+\(.*?)\);$", _with_inputs(missing), text, count=1, flags=re.MULTILINE)
+
+
+def _with_inputs(names: list[str]) -> Callable[[re.Match[str]], str]:
+    return lambda head: ", ".join([head[1], *names]) + ");" + "".join(f"\n  input {name};" for name in names)

@@ -12,7 +12,7 @@ from amaranth.lib.wiring import Component, In, Out
 from models.lutgemm import LATENCY, LutArray, LutGemmParams
 from rtl.arith import delay, fit
 from rtl.emit import shared
-from rtl.stationary import Stationary, stationary_control
+from rtl.stationary import StationaryControl, stationary_control
 
 
 def array_streams(params: Any, word: Any) -> dict[str, Any]:
@@ -162,7 +162,7 @@ def build_array(unit: Any, word: Any, make_scaler: Callable[[], Any]) -> Module:
     m = Module()
     array: LutArray = unit.params.array
     i_weight, i_act, o_psum = unit.i_weight, unit.i_act, unit.o_psum
-    control = stationary_control(m, unit, array.geometry.load_beats, LATENCY)
+    control = stationary_control(m, unit, array.geometry)
     advance = control.advance
     tables = _tables(m, array, i_act, advance)
     act_sum = Signal(signed(array.sum_bits), reset_less=True)
@@ -203,7 +203,7 @@ def _entry_0(array: LutArray, table: Value) -> Value:
     return table[: array.table_bits].as_signed()
 
 
-def _column_sums(m: Module, unit: Any, tables: list[Value], control: Stationary, column: int) -> list[Value]:
+def _column_sums(m: Module, unit: Any, tables: list[Value], control: StationaryControl, column: int) -> list[Value]:
     array: LutArray = unit.params.array
     sums = []
     for i in range(array.planes):

@@ -1,34 +1,32 @@
-"""Control of the weight-stationary discipline and of a plain pipeline: valid bits, advance enable, load count."""
+"""Control of a held tile's discipline and of a plain pipeline: valid bits, advance enable, buffers, load count."""
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal
 from amaranth.lib.wiring import Component, In, Out
 
 
 class Pipeline(Component):
     """`latency` valid bits under one advance enable: everything stands still while the output waits."""
 
-    taken: In(1)
-    """a beat enters in this cycle (only while `advance`)"""
-    accept: In(1)
-    """the output's ready"""
-    advance: Out(1)
-    shown: Out(1)
-    """the output's valid"""
-    inside: Out(1)
-    """a beat stands before the output register"""
-
     def __init__(self, latency: int) -> None:
-        super().__init__()
         self.latency = latency
+        super().__init__(
+            {
+                "taken": In(1),  # a beat enters in this cycle (only while `advance`)
+                "accept": In(1),  # the output's ready
+                "advance": Out(1),
+                "shown": Out(1),  # the output's valid
+                "before": Out(latency - 1),  # which stages before the output register hold a beat
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         stages = Signal(self.latency)
         m.d.comb += [
             self.shown.eq(stages[-1]),
-            self.inside.eq(stages[:-1].any()),
+            self.before.eq(stages[:-1]),
             self.advance.eq(self.accept | ~self.shown),
         ]
         with m.If(self.advance):
@@ -36,57 +34,85 @@ class Pipeline(Component):
         return m
 
 
-def stationary_control(m: Module, unit: Any, load_beats: int, latency: int) -> "Stationary":
-    """The control of a unit with streams `i_weight`, `i_act` and `o_psum`, as its sub-module and joined to them."""
-    m.submodules.control = control = Stationary(load_beats, latency)
+def stationary_control(m: Module, unit: Any, geometry: Any) -> "StationaryControl":
+    """The control of a unit with the discipline `geometry` (models.gemm.Stationary), joined to its streams."""
+    load, vectors, o_psum = getattr(unit, geometry.load_stream), getattr(unit, geometry.stream), unit.o_psum
+    m.submodules.control = control = StationaryControl(geometry.load_beats, geometry.latency, geometry.buffers)
     m.d.comb += [
-        control.weight_valid.eq(unit.i_weight.valid),
-        unit.i_weight.ready.eq(control.weight_ready),
-        control.act_valid.eq(unit.i_act.valid),
-        unit.i_act.ready.eq(control.act_ready),
-        control.act_last.eq(unit.i_act.payload.last),
-        control.accept.eq(unit.o_psum.ready),
-        unit.o_psum.valid.eq(control.shown),
+        control.load_valid.eq(load.valid),
+        load.ready.eq(control.load_ready),
+        control.valid.eq(vectors.valid),
+        vectors.ready.eq(control.ready),
+        control.last.eq(vectors.payload.last),
+        control.accept.eq(o_psum.ready),
+        o_psum.valid.eq(control.shown),
     ]
     return control
 
 
-class Stationary(Component):
-    """Takes `load_beats` weight beats while nothing is inside, then activations until the one marked last."""
+class StationaryControl(Component):
+    """Takes `load_beats` beats for a buffer that no vector needs any more; takes vectors, until the one marked last,
+    while the buffer whose turn it is is full."""
 
-    weight_valid: In(1)
-    weight_ready: Out(1)
-    act_valid: In(1)
-    act_ready: Out(1)
-    act_last: In(1)
-    accept: In(1)
-    shown: Out(1)
-    load: Out(1)
-    """a weight beat is transferred in this cycle"""
-    advance: Out(1)
-
-    def __init__(self, load_beats: int, latency: int) -> None:
-        super().__init__()
-        self.load_beats = load_beats
-        self.latency = latency
+    def __init__(self, load_beats: int, latency: int, buffers: int) -> None:
+        self.load_beats, self.latency, self.buffers = load_beats, latency, buffers
+        super().__init__(
+            {
+                "load_valid": In(1),
+                "load_ready": Out(1),
+                "valid": In(1),
+                "ready": Out(1),
+                "last": In(1),
+                "accept": In(1),
+                "shown": Out(1),
+                "load": Out(buffers),  # a load beat is transferred in this cycle into that buffer
+                "active": Out(buffers),  # the buffer, one hot, that a vector entering now works with
+                "advance": Out(1),
+            }
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         m.submodules.pipeline = pipeline = Pipeline(self.latency)
-        loaded = Signal(range(self.load_beats + 1))
-        full = loaded == self.load_beats
-        taken = self.act_valid & self.act_ready
+        full = Signal(self.buffers)
+        loading, active = (self._turn(m, name) for name in ("loading", "active"))
+        loaded = Signal(range(self.load_beats))
+        taken, load = Signal(), Signal()
         m.d.comb += [
             pipeline.taken.eq(taken),
             pipeline.accept.eq(self.accept),
             self.advance.eq(pipeline.advance),
             self.shown.eq(pipeline.shown),
-            self.act_ready.eq(full & pipeline.advance),
-            self.weight_ready.eq(~full & ~pipeline.inside),
-            self.load.eq(self.weight_valid & self.weight_ready),
+            self.active.eq(active),
+            self.ready.eq((full & active).any() & pipeline.advance),
+            self.load_ready.eq(~(full & loading).any() & ~self._at_work(m, pipeline, active, loading)),
+            taken.eq(self.valid & self.ready),
+            load.eq(self.load_valid & self.load_ready),
+            self.load.eq(loading & load.replicate(self.buffers)),
         ]
-        with m.If(self.load):
-            m.d.sync += loaded.eq(loaded + 1)
-        with m.If(taken & self.act_last):
-            m.d.sync += loaded.eq(0)
+        complete, finished = load & (loaded == self.load_beats - 1), taken & self.last
+        with m.If(load):
+            m.d.sync += loaded.eq(Mux(complete, 0, loaded + 1))
+        m.d.sync += full.eq(
+            (full | (loading & complete.replicate(self.buffers))) & ~(active & finished.replicate(self.buffers))
+        )
+        for turn, passes in ((loading, complete), (active, finished)):
+            if self.buffers > 1:
+                with m.If(passes):
+                    m.d.sync += turn.eq(turn.rotate_left(1))
         return m
+
+    def _turn(self, m: Module, name: str) -> Any:
+        """Whose turn it is, one hot; of one buffer it is always the same one's."""
+        return Signal(self.buffers, init=1, name=name) if self.buffers > 1 else Const(1, 1)
+
+    def _at_work(self, m: Module, pipeline: Pipeline, active: Any, loading: Any) -> Any:
+        """A vector before the output register works with the buffer that would be loaded."""
+        if self.buffers == 1:
+            return pipeline.before.any()
+        stages = Signal(self.latency)
+        """which of them hold a vector that works with buffer 0"""
+        with m.If(pipeline.advance):
+            m.d.sync += stages.eq(Cat(active[0], stages[:-1]))
+        of_loading = Mux(loading[0], stages[:-1], ~stages[:-1])
+        return (pipeline.before & of_loading).any()

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal, Value, signed
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigned
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
+from models.style import Style
 from models.systolic import Dataflow, SystolicParams
-from rtl.arith import delay, fit
+from rtl.arith import delay
 from rtl.emit import shared
-from rtl.stationary import stationary_control
+from rtl.stationary import Pipeline, stationary_control
+from rtl.style import enter, leave, meet, multiply_add, widen
 
 
 def _vector(bits: int, lanes: int) -> data.ArrayLayout:
@@ -19,16 +21,22 @@ def _vector(bits: int, lanes: int) -> data.ArrayLayout:
 
 
 def streams(params: SystolicParams) -> dict[str, Any]:
-    """`i_weight` {weight[cols]}, `i_act` {act[rows], psum[cols] (WS), last}, `o_psum` {psum[cols]}."""
+    """`i_weight` {weight[cols]}, `i_act` {act[rows], last}, `o_psum` {psum[cols]}; WS: `i_act` has psum[cols] as well.
+
+    IS: `i_act` {act[cols]}, `i_weight` {weight[rows], psum[cols], last}.
+    """
     p = params
-    act: dict[str, Any] = {"act": _vector(p.act_bits, p.rows)}
-    if p.dataflow is Dataflow.WS:
-        act["psum"] = _vector(p.acc_bits, p.cols)
-    return {
-        "i_weight": In(stream.Signature(data.StructLayout({"weight": _vector(p.weight_bits, p.cols)}))),
-        "i_act": In(stream.Signature(data.StructLayout({**act, "last": 1}))),
-        "o_psum": Out(stream.Signature(data.StructLayout({"psum": _vector(p.acc_bits, p.cols)}))),
+    act, weight = {"act": p.act_bits}, {"weight": p.weight_bits}
+    moving, held = (weight, act) if p.dataflow is Dataflow.IS else (act, weight)
+    vectors: dict[str, Any] = {name: _vector(bits, p.rows) for name, bits in moving.items()}
+    if p.dataflow is not Dataflow.OS:
+        vectors["psum"] = _vector(p.acc_bits, p.cols)
+    payloads: dict[str, dict[str, Any]] = {
+        **{f"i_{name}": {name: _vector(bits, p.cols)} for name, bits in held.items()},
+        **{f"i_{name}": {**vectors, "last": 1} for name in moving},
     }
+    inputs = {name: In(stream.Signature(data.StructLayout(payload))) for name, payload in sorted(payloads.items())}
+    return {**inputs, "o_psum": Out(stream.Signature(data.StructLayout({"psum": _vector(p.acc_bits, p.cols)})))}
 
 
 class Systolic(Component):
@@ -40,62 +48,89 @@ class Systolic(Component):
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        bottom = _weight_stationary(m, self) if self.params.dataflow is Dataflow.WS else _output_stationary(m, self)
+        bottom = _output_stationary(m, self) if self.params.dataflow is Dataflow.OS else _stationary(m, self)
         m.d.comb += self.o_psum.payload.as_value().eq(Mux(self.o_psum.valid, Cat(*bottom), 0))
         return m
 
 
-def _operands(p: SystolicParams) -> dict[str, Any]:
-    """What enters a PE and leaves it for the next one."""
-    widths = {"act": p.act_bits, "weight": p.weight_bits, "psum": p.acc_bits}
-    entering = {name: In(signed(bits)) for name, bits in widths.items()}
-    return entering | {f"{name}_out": Out(signed(bits)) for name, bits in widths.items()}
-
-
 @shared
-class WeightStationaryPe(Component):
-    """psum_out <= psum + act * weight, act_out <= act when `advance`; the weight is taken when `load`."""
+class StationaryPe(Component):
+    """psum_out <= psum + moving * held, moving_out <= moving when `advance`; tile i is taken when `load[i]`.
+
+    With two tiles `select`, one hot, travels with the moving operand and says which of them it meets.
+    """
 
     def __init__(self, params: SystolicParams) -> None:
-        self.params = params
-        super().__init__({"advance": In(1), "load": In(1), **_operands(params)})
+        p = self.params = params
+        widths = {
+            "moving": p.style.travel_bits(p.moving_bits),
+            "select": p.buffers,
+            "held": p.buffers * p.held_bits,
+            "psum": p.style.psum_bits(p.acc_bits),
+        }
+        entering = {name: In(unsigned(bits)) for name, bits in widths.items()}
+        leaving = {f"{name}_out": Out(unsigned(bits)) for name, bits in widths.items()}
+        super().__init__({"advance": In(1), "load": In(p.buffers), **entering, **leaving})
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        act, weight, psum = (
-            Signal(signed(bits), name=name, reset_less=True)
-            for name, bits in (("act_reg", p.act_bits), ("weight_reg", p.weight_bits), ("psum_reg", p.acc_bits))
+        moving, psum = (
+            Signal(len(value), name=f"{name}_reg", reset_less=True)
+            for name, value in (("moving", self.moving_out), ("psum", self.psum_out))
         )
-        with m.If(self.load):
-            m.d.sync += weight.eq(self.weight)
+        tiles = [Signal(signed(p.held_bits), name=f"held_{i}", reset_less=True) for i in range(p.buffers)]
+        for i, tile in enumerate(tiles):
+            with m.If(self.load[i]):
+                m.d.sync += tile.eq(self.held.word_select(i, p.held_bits))
+        select: Value = Const(1, 1)
         with m.If(self.advance):
             m.d.sync += [
-                act.eq(self.act),
-                psum.eq(fit(m, self.psum + self.act * weight, p.acc_bits, p.overflow)),
+                moving.eq(self.moving),
+                psum.eq(multiply_add(m, p.style, self.moving, _held(p, tiles, self.select), self.psum, p)),
             ]
-        m.d.comb += [self.act_out.eq(act), self.weight_out.eq(weight), self.psum_out.eq(psum)]
+            if p.buffers > 1:
+                select = Signal(p.buffers, name="select_reg", init=1, reset_less=True)
+                m.d.sync += select.eq(self.select)
+        m.d.comb += [
+            self.moving_out.eq(moving),
+            self.select_out.eq(select),
+            self.held_out.eq(Cat(*tiles)),
+            self.psum_out.eq(psum),
+        ]
         return m
 
 
-def _weight_stationary(m: Module, array: Systolic) -> list[Value]:
-    p, i_act, i_weight = array.params, array.i_act, array.i_weight
-    control = stationary_control(m, array, p.rows, p.rows + p.cols - 1)
-    acts = [delay(m, i_act.payload.act[r], r, control.advance) for r in range(p.rows)]
-    psums = [delay(m, i_act.payload.psum[c], c, control.advance) for c in range(p.cols)]
-    weights: list[Value] = [i_weight.payload.weight[c] for c in range(p.cols)]
+def _held(p: SystolicParams, tiles: list[Signal], select: Value) -> Value:
+    return Mux(select[0], tiles[0], tiles[1]).as_signed() if p.buffers > 1 else tiles[0]
+
+
+def _stationary(m: Module, array: Systolic) -> list[Value]:
+    p = array.params
+    vectors, tile = getattr(array, p.geometry.stream), getattr(array, p.geometry.load_stream)
+    control = stationary_control(m, array, p.geometry)
+    advance = control.advance
+    operands = getattr(vectors.payload, p.geometry.moving)
+    moving = [delay(m, enter(m, p.style, operands[r], advance), r, advance) for r in range(p.rows)]
+    active = meet(m, p.style, control.active, advance)
+    selects = [delay(m, active, r, advance) if p.buffers > 1 else active for r in range(p.rows)]
+    psums = [
+        widen(p.style, delay(m, meet(m, p.style, vectors.payload.psum[c], advance), c, advance)) for c in range(p.cols)
+    ]
+    held: list[Value] = [Cat(getattr(tile.payload, p.geometry.held)[c]).replicate(p.buffers) for c in range(p.cols)]
     for r in range(p.rows):
         for c in range(p.cols):
-            m.submodules[f"pe_{r}_{c}"] = pe = WeightStationaryPe(p)
+            m.submodules[f"pe_{r}_{c}"] = pe = StationaryPe(p)
             m.d.comb += [
-                pe.advance.eq(control.advance),
+                pe.advance.eq(advance),
                 pe.load.eq(control.load),
-                pe.act.eq(acts[r]),
-                pe.weight.eq(weights[c]),
+                pe.moving.eq(moving[r]),
+                pe.select.eq(selects[r]),
+                pe.held.eq(held[c]),
                 pe.psum.eq(psums[c]),
             ]
-            acts[r], weights[c], psums[c] = pe.act_out, pe.weight_out, pe.psum_out
-    return [delay(m, psums[c], p.cols - 1 - c, control.advance) for c in range(p.cols)]
+            moving[r], selects[r], held[c], psums[c] = pe.moving_out, pe.select_out, pe.held_out, pe.psum_out
+    return [delay(m, leave(m, p.style, psums[c], advance), p.cols - 1 - c, advance) for c in range(p.cols)]
 
 
 @shared
@@ -106,58 +141,80 @@ class OutputStationaryPe(Component):
     """
 
     def __init__(self, params: SystolicParams) -> None:
-        self.params = params
-        super().__init__({"shift": In(1), **_operands(params)})
+        p = self.params = params
+        widths = {
+            "act": p.style.travel_bits(p.act_bits),
+            "weight": p.weight_bits,
+            "psum": p.style.psum_bits(p.acc_bits),
+        }
+        entering = {name: In(unsigned(bits)) for name, bits in widths.items()}
+        super().__init__(
+            {"shift": In(1), **entering, **{f"{name}_out": Out(unsigned(bits)) for name, bits in widths.items()}}
+        )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         p = self.params
-        act, weight, psum = (
-            Signal(signed(bits), name=name)
-            for name, bits in (("act_reg", p.act_bits), ("weight_reg", p.weight_bits), ("psum_reg", p.acc_bits))
-        )
-        total = fit(m, psum + self.act * self.weight, p.acc_bits, p.overflow)
-        m.d.sync += [act.eq(self.act), weight.eq(self.weight), psum.eq(Mux(self.shift, self.psum, total))]
-        m.d.comb += [self.act_out.eq(act), self.weight_out.eq(weight), self.psum_out.eq(psum)]
+        registers = {name: Signal(len(getattr(self, name)), name=f"{name}_reg") for name in ("act", "weight", "psum")}
+        psum = registers["psum"]
+        total = multiply_add(m, p.style, self.act, self.weight.as_signed(), psum, p)
+        m.d.sync += [
+            registers["act"].eq(self.act),
+            registers["weight"].eq(self.weight),
+            psum.eq(Mux(self.shift, self.psum, total)),
+        ]
+        m.d.comb += [getattr(self, f"{name}_out").eq(register) for name, register in registers.items()]
         return m
 
 
-def _skew(m: Module, value: Value, cycles: int) -> Value:
-    """`value` behind `cycles` registers that move always and are reset."""
-    for _ in range(cycles):
-        stage = Signal(value.shape())
-        m.d.sync += stage.eq(value)
-        value = stage
-    return value
-
-
 def _output_stationary(m: Module, array: Systolic) -> list[Value]:
-    p, i_act, i_weight, o_psum = array.params, array.i_act, array.i_weight, array.o_psum
-    flush, drain = Signal(range(p.rows + p.cols)), Signal(range(p.rows + 1))
-    free, taken, shift = Signal(), Signal(), Signal()
-    m.d.comb += [
-        free.eq((flush == 0) & (drain == 0)),
-        i_act.ready.eq(free & i_weight.valid),
-        i_weight.ready.eq(free & i_act.valid),
-        taken.eq(free & i_act.valid & i_weight.valid),
-        o_psum.valid.eq((drain != 0) & (flush == 0)),
-        shift.eq(o_psum.valid & o_psum.ready),
-    ]
-    with m.If(flush != 0):
-        m.d.sync += flush.eq(flush - 1)
-    with m.Elif(shift):
-        m.d.sync += drain.eq(drain - 1)
-    with m.If(taken & i_act.payload.last):
-        m.d.sync += [flush.eq(p.rows + p.cols - 2), drain.eq(p.rows)]
-
-    acts = [_skew(m, Mux(taken, i_act.payload.act[r], 0).as_signed(), r) for r in range(p.rows)]
-    weights = [_skew(m, Mux(taken, i_weight.payload.weight[c], 0).as_signed(), c) for c in range(p.cols)]
+    p, i_act, i_weight = array.params, array.i_act, array.i_weight
+    taken, shift, advance = _output_control(m, array)
+    always = Const(1, 1)
+    acts, weights = [], []
+    for r in range(p.rows):
+        act = enter(m, p.style, Mux(taken, i_act.payload.act[r], 0).as_signed(), always, reset=True)
+        acts.append(delay(m, act, r, always, reset=True))
+    for c in range(p.cols):
+        weight = meet(m, p.style, Mux(taken, i_weight.payload.weight[c], 0), always, reset=True)
+        weights.append(delay(m, weight, c, always, reset=True))
     psums: list[Value] = [
-        Signal(signed(p.acc_bits), name=f"top_{c}") for c in range(p.cols)
+        Signal(p.style.psum_bits(p.acc_bits), name=f"top_{c}") for c in range(p.cols)
     ]  # zero: clears on the way out
     for r in range(p.rows):
         for c in range(p.cols):
             m.submodules[f"pe_{r}_{c}"] = pe = OutputStationaryPe(p)
             m.d.comb += [pe.shift.eq(shift), pe.act.eq(acts[r]), pe.weight.eq(weights[c]), pe.psum.eq(psums[c])]
             acts[r], weights[c], psums[c] = pe.act_out, pe.weight_out, pe.psum_out
-    return psums
+    return [leave(m, p.style, psum, advance) for psum in psums]
+
+
+def _output_control(m: Module, array: Systolic) -> tuple[Value, Value, Value]:
+    """Operands taken in this cycle; sums shift down one row; resolving adders take what stands in the last row."""
+    p, i_act, i_weight, o_psum = array.params, array.i_act, array.i_weight, array.o_psum
+    flush, drain = Signal(range(p.flush_cycles + 1)), Signal(range(p.rows + 1))
+    free, taken, ready, shift = (Signal(name=name) for name in ("free", "taken", "drained", "shift"))
+    m.d.comb += [
+        free.eq((flush == 0) & (drain == 0)),
+        i_act.ready.eq(free & i_weight.valid),
+        i_weight.ready.eq(free & i_act.valid),
+        taken.eq(free & i_act.valid & i_weight.valid),
+        ready.eq((drain != 0) & (flush == 0)),
+    ]
+    with m.If(flush != 0):
+        m.d.sync += flush.eq(flush - 1)
+    with m.Elif(shift):
+        m.d.sync += drain.eq(drain - 1)
+    with m.If(taken & i_act.payload.last):
+        m.d.sync += [flush.eq(p.flush_cycles), drain.eq(p.rows)]
+    if p.style is not Style.OPT1:
+        m.d.comb += [o_psum.valid.eq(ready), shift.eq(ready & o_psum.ready)]
+        return taken, shift, Const(1, 1)
+    m.submodules.resolving = resolving = Pipeline(1)
+    m.d.comb += [
+        resolving.accept.eq(o_psum.ready),
+        resolving.taken.eq(shift),
+        shift.eq(ready & resolving.advance),
+        o_psum.valid.eq(resolving.shown),
+    ]
+    return taken, shift, resolving.advance

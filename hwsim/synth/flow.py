@@ -21,6 +21,11 @@ def best(verilog: str, top: str, library: Library, time_limit_s: float) -> Synth
 
 def measure(netlist: dict[str, Any], top: str, library: Library, multiplier: str) -> SynthResult:
     """Area and critical path of one mapped netlist."""
+    return measured(netlist, top, library, multiplier)[0]
+
+
+def measured(netlist: dict[str, Any], top: str, library: Library, multiplier: str) -> tuple[SynthResult, Path]:
+    """The same, and the path itself."""
     blocks = blocks_of(netlist, top, library)
     counts = instance_counts(blocks, top)
     own = {name: own_cells(block, library) for name, block in blocks.items()}
@@ -29,7 +34,7 @@ def measure(netlist: dict[str, Any], top: str, library: Library, multiplier: str
     path = critical_path(blocks, top, library, loads, conditions)
     cells = _whole(own, counts, loads)
     area = _area(cells, library)
-    return SynthResult(
+    result = SynthResult(
         area_um2=area,
         gate_equivalents=area / library.nand2.area,
         delay_ns=path.delay_ns,
@@ -40,6 +45,7 @@ def measure(netlist: dict[str, Any], top: str, library: Library, multiplier: str
         library=library.name,
         tools={"pyosys": yosys.version()},
     )
+    return result, path
 
 
 def own_cells(block: Block, library: Library) -> Counter[str]:

@@ -12,11 +12,12 @@ from hwsim.verify.lockstep import Lockstep, Record, Run
 
 def simulate(component: Any, runs: Sequence[Run], waves: Path | None = None) -> list[Record]:
     """Run every case on the component, reset before each; `waves` is a VCD file to write."""
-    from amaranth.hdl import Module, ResetInserter, Signal
+    from amaranth.hdl import ClockDomain, Module, ResetInserter, Signal
     from amaranth.sim import Simulator
 
     reset = Signal()
     top = Module()
+    top.domains.sync = ClockDomain()  # a unit may have no register
     top.submodules.unit = ResetInserter(reset)(component)
     simulator = Simulator(top)
     simulator.add_clock(1e-8)
