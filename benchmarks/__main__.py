@@ -15,6 +15,8 @@ from models.unit import InputError, nearest, require
 BENCHMARKS: Mapping[str, Callable[[], list[Result]]] = {
     "gemm": numeric.gemm,
     "gemm-saturate": numeric.gemm_saturate,
+    "goldens": numeric.goldens,
+    "sparse-timing": numeric.sparse_timing,
     "lutgemm": numeric.lutgemm,
     "fwht": numeric.walsh_hadamard,
     "timing": numeric.cycle_formulas,

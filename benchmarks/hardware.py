@@ -21,7 +21,7 @@ def rtl(M: int = 1024, K: int = 1024, array: int = 16, rounds: int = 9) -> list[
     The simulator's run alone is its whole time less that of a build and one idle cycle, made before and after it: the
     difference of the two values is the error of that.
     """
-    from hwsim.verify import run_gemm
+    from hwsim.verify import run_rtl
 
     params = unit("systolic").params(rows=array, cols=array)
     rng = np.random.default_rng(5)
@@ -29,7 +29,7 @@ def rtl(M: int = 1024, K: int = 1024, array: int = 16, rounds: int = 9) -> list[
     ours = simulate_gemm(params, a, w)
     models = repeat(lambda: simulate_gemm(params, a, w), rounds)
     before = build_seconds(params)
-    run = run_gemm(params, (a, w), "verilator")
+    run = run_rtl(params, (a, w), "verilator")
     after = build_seconds(params)
     confirm(np.array_equal(run.output, ours.output), "rtl: output")
     confirm(run.cycles == ours.timing.total_cycles, "rtl: cycles")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from benchmarks.measure import Result, absolute, alternate, confirm, ratio, repeat
 from hwsim.simulate import simulate_gemm
 from hwsim.transforms import fwht
-from models.catalog import unit
+from models.catalog import UNITS, unit
 from models.lutgemm import BcqWeights
 
 FLOAT32 = "numpy float32 matmul"
@@ -43,6 +43,39 @@ def gemm_saturate(size: int = 1024, array: int = 32, acc_bits: int = 18, rounds:
     times = alternate(lambda: simulate_gemm(params, a, w), float32_matmul(a, w), rounds)
     what = f"simulate_gemm {size}x{size}x{size} INT8, {acc_bits}-bit accumulator that saturates"
     return [ratio("gemm-saturate", what, FLOAT32, times, 8)]
+
+
+def goldens(size: int = 1024, acc_bits: int = 20, rounds: int = 9) -> list[Result]:
+    """The integer family's goldens, and with accumulators that saturate on the way where an engine has them."""
+    a, w = int8_operands(size)
+    exact = float64_product(a, w)
+    low, high = -(1 << acc_bits - 1), (1 << acc_bits - 1) - 1
+    results = []
+    for entry in (e for e in UNITS.values() if e.kind == "gemm" and e.compared):
+        saturates = "overflow" in entry.params_type.__dataclass_fields__
+        for values in ({}, *([{"acc_bits": acc_bits, "overflow": "saturate"}] if saturates else [])):
+            params = entry.params(**values)
+            got = entry.golden(params, a, w)
+            # an engine that saturates on the way ends on the exact sum only where no partial sum was cut
+            right = np.array_equal(got, exact) if not values else low <= got.min() and got.max() <= high
+            confirm(bool(right), f"goldens {entry.name}: output")
+            times = alternate(lambda e=entry, p=params: e.golden(p, a, w), float32_matmul(a, w), rounds)
+            what = f"{entry.name} golden {size}x{size}x{size} INT8" + (f", {acc_bits} bits saturate" if values else "")
+            results.append(ratio("goldens", what, FLOAT32, times, 8))
+    return results
+
+
+def sparse_timing(size: int = 4096, rounds: int = 3) -> list[Result]:
+    """Exact cycles of a GEMM whose digits decide them, from its operands."""
+    a, w = int8_operands(size)
+    results = []
+    for entry in (e for e in UNITS.values() if e.timed_by_operands):
+        params = entry.params()
+        timing = entry.timing(params, **entry.shape_of(params, a, w))
+        confirm(bool(timing.total_cycles > timing.work / timing.peak_per_cycle), f"sparse-timing {entry.name}: cycles")
+        times = repeat(lambda e=entry, p=params: e.timing(p, **e.shape_of(p, a, w)), rounds)
+        results.append(absolute("sparse-timing", f"{entry.name} cycles {size}x{size}x{size} INT8", times, 5))
+    return results
 
 
 def lutgemm(size: int = 1024, rounds: int = 15) -> list[Result]:
@@ -121,5 +154,5 @@ def saturated_product(a: NDArray[Any], w: NDArray[Any], bits: int) -> NDArray[np
 def systolic_cycles(dataflow: str, size: int, array: int) -> int:
     """Cycles of a cube of `size` on a square array, written out: folds, each of load, stream, skew and drain."""
     folds = (-(-size // array)) ** 2
-    fold = array + size + (2 * array - 1) - 1 if dataflow == "WS" else size + 3 * array - 2
+    fold = array + size + (2 * array - 1) - 1 if dataflow == "WS" else size + 3 * array - 1
     return folds * fold + (dataflow == "WS")

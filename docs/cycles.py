@@ -20,48 +20,66 @@ SCALE-Sim for an array of R rows and C columns, folds one after another and part
 | dataflow | SCALE-Sim | ours (RTL) | difference |
 | --- | --- | --- | --- |
 | WS | ceil(K/R) ceil(N/C) (M + 2R + C - 2) - 1 | ceil(K/R) ceil(N/C) (M + 2R + C - 2) + 1 | + 2 |
-| OS | ceil(M/R) ceil(N/C) (K + R + C - 2) - 1 | ceil(M/R) ceil(N/C) (K + 2R + C - 2) | + R ceil(M/R) ceil(N/C) + 1 |
+| IS | ceil(K/R) ceil(M/C) (N + 2R + C - 2) - 1 | ceil(K/R) ceil(M/C) (N + 2R + C - 2) + 1 | + 2 |
+| OS | ceil(M/R) ceil(N/C) (K + R + C - 2) - 1 | ceil(M/R) ceil(N/C) (K + 2R + C - 1) | + (R + 1) folds + 1 |
 
 **WS.** A fold takes the same cycles in both: R to load the weights, M to stream the activations, R + C - 2 until the
 last of them has met the last PE. SCALE-Sim then takes one cycle off the whole run; ours needs one more after the last
 fold, in which the output register shows the last row of results. (After any other fold that cycle is hidden: the next
-weights are taken in it.)
+weights are taken in it.) **IS** is WS with the operands' roles exchanged.
 
 **OS.** Both stream K operands and wait R + C - 2 cycles for the skewed wavefront to reach the last PE. Then the sums of
 a tile must leave: through the columns, one row a cycle, R cycles. SCALE-Sim does not count them, and again takes one
-cycle off the whole run: its outputs leave before their last operand has entered.
+cycle off the whole run: its outputs leave before their last operand has entered. Ours needs one cycle more a fold, in
+the registers at the array's edge in which idle operands become zero: without them the handshake would stand in the
+PEs' path and set the clock.
+
+**Two buffers** (`buffers=2`, WS and IS). A PE holds two tiles; the next one is loaded under the present one. With M
+activations a fold, F folds take R + M + L cycles for the first and the last part, and between them the longer of
+(F - 1) max(M, R) and floor((F - 1)/2) (R + M + L - 1), with one max(M, R) more where F - 1 is odd: a buffer is loaded
+again only when its tile's last activation has left the array (latency L = R + C - 1). From M = 2R + C - 2 on, nothing
+but activations is left. Where K is folded and M is less than L + 1, folds are filled up to L + 1 activations, since
+their partial sums come from the fold before.
 
 The table is written by `python docs/cycles.py > docs/cycles.md`; a test holds it against the code.
 
-| array | M | K | N | WS ours | WS SCALE-Sim | OS ours | OS SCALE-Sim |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| array | M | K | N | {columns} |
+| --- | --- | --- | --- | {rules} |
 """
+
+COLUMNS = {
+    "WS": {"dataflow": "WS"},
+    "WS SCALE-Sim": {"dataflow": "WS", "convention": "scalesim"},
+    "WS, two buffers": {"dataflow": "WS", "buffers": 2},
+    "IS": {"dataflow": "IS"},
+    "IS SCALE-Sim": {"dataflow": "IS", "convention": "scalesim"},
+    "IS, two buffers": {"dataflow": "IS", "buffers": 2},
+    "OS": {"dataflow": "OS"},
+    "OS SCALE-Sim": {"dataflow": "OS", "convention": "scalesim"},
+}
 
 
 def page() -> str:
     """The whole document."""
-    return TEXT + "".join(f"| {' | '.join(row)} |\n" for row in rows())
+    head = TEXT.format(columns=" | ".join(COLUMNS), rules=" | ".join("---" for _ in COLUMNS))
+    return head + "".join(f"| {' | '.join(row)} |\n" for row in rows())
 
 
 def rows() -> list[list[str]]:
     """One row for each array and shape."""
     return [
-        [
-            f"{r} x {c}",
-            *map(str, shape),
-            *(f"{count:,}" for flow in ("WS", "OS") for count in counts(r, c, flow, shape)),
-        ]
+        [f"{r} x {c}", *map(str, shape), *(f"{cycles(r, c, shape, **column):,}" for column in COLUMNS.values())]
         for r, c in ARRAYS
         for shape in SHAPES
     ]
 
 
-def counts(rows: int, cols: int, dataflow: str, shape: tuple[int, int, int]) -> list[int]:
-    """Total cycles of one GEMM by our RTL and by SCALE-Sim's convention."""
+def cycles(rows: int, cols: int, shape: tuple[int, int, int], convention: str = "rtl", **values: object) -> int:
+    """Total cycles of one GEMM by our RTL or by SCALE-Sim's convention."""
     systolic = unit("systolic")
-    params = systolic.params(rows=rows, cols=cols, dataflow=dataflow)
     m, k, n = shape
-    return [systolic.timing(params, M=m, K=k, N=n, convention=name).total_cycles for name in ("rtl", "scalesim")]
+    params = systolic.params(rows=rows, cols=cols, **values)
+    return systolic.timing(params, M=m, K=k, N=n, convention=convention).total_cycles
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import inspect
 import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -169,6 +170,10 @@ def gemm(
     settings: Settings = None,
     preset: Preset = None,
     seed: Seed = 0,
+    sigma: Annotated[
+        float | None,
+        typer.Option(metavar="S", help="operands round(N(0, S)) clipped to their widths, not uniform"),
+    ] = None,
     convention: Annotated[str, typer.Option(help="cycle counts of our `rtl` or as `scalesim` has them")] = "rtl",
     as_json: Json = False,
 ) -> None:
@@ -176,7 +181,7 @@ def gemm(
     import numpy as np
 
     from hwsim.energy import energy_pj, op_energy_pj
-    from hwsim.simulate import simulate_gemm
+    from hwsim.simulate import normal_integers, simulate_gemm, uniform_integers
     from models.gemm import check_shape
 
     entry = unit(name)
@@ -187,7 +192,13 @@ def gemm(
     require(
         max(m * k, k * n, m * n) <= 1 << 28, f"shape {m} {k} {n}: a matrix of over 2^28 values is too large to simulate"
     )
-    result = simulate_gemm(params, *entry.sample(params, np.random.default_rng(seed), M=m, K=k, N=n))
+    rng = np.random.default_rng(seed)
+    widths = (((m, k), params.act_bits), ((k, n), params.weight_bits))
+    drawn = [
+        uniform_integers(rng, size, bits) if sigma is None else normal_integers(rng, size, sigma, bits)
+        for size, bits in widths
+    ]
+    result = simulate_gemm(params, *drawn)
     timing = result.timing
     if convention != "rtl":
         known = "convention" in inspect.signature(entry.timing).parameters
@@ -198,12 +209,14 @@ def gemm(
         "params": dict(fields_of(params)),
         "shape": {"M": m, "K": k, "N": n},
         "seed": seed,
+        "operands": "uniform" if sigma is None else f"normal, sigma {sigma:g}",
         "convention": convention,
         "total_cycles": timing.total_cycles,
         "load_cycles": timing.load_cycles,
         "stream_cycles": timing.stream_cycles,
         "drain_cycles": timing.drain_cycles,
         "utilization_fraction": timing.utilization,
+        **_columns(timing),
         "energy_pj": energy_pj(result.ops),
         "output_sum": int(result.output.sum()),
         "ops": [{**_plain(op), "energy_pj": op.count * op_energy_pj(op)} for op in result.ops],
@@ -216,7 +229,7 @@ def gemm(
         for key in answer
         if _is_figure(key)
     ]
-    _table(f"{_describe(params)}, M={m} K={k} N={n}", ["figure", "value"], rows)
+    _table(f"{_describe(params)}, M={m} K={k} N={n}, operands {answer['operands']}", ["figure", "value"], rows)
     _table(
         "operations (energies: 45 nm, published, interpolated; no memories, no wires)",
         ["kind", "bits", "count", "energy [pJ]"],
@@ -225,6 +238,23 @@ def gemm(
             for o in result.ops
         ],
     )
+
+
+def _columns(timing: Any) -> dict[str, Any]:
+    """How evenly columns that run on their own were busy: what the slowest one of each fold cost the others at the
+    sync, and all in all how long columns did not compute (that, waiting for a beat or their turn, filling)."""
+    if timing.column_cycles is None:
+        return {}
+    busy = timing.column_cycles
+    return {
+        "columns": busy.tolist(),
+        "column_least_cycles": int(busy.min()),
+        "column_mean_cycles": float(busy.mean()),
+        "column_most_cycles": int(busy.max()),
+        "column_deviation_cycles": float(busy.std()),
+        "lost_at_sync_fraction": timing.sync_cycles / timing.column_room,
+        "columns_idle_fraction": 1 - float(busy.sum()) / timing.column_room,
+    }
 
 
 def _is_figure(key: str) -> bool:
@@ -248,6 +278,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Hold RTL against the model in every bit of every port in every cycle, under random stalls."""
+    from hwsim.files import require_writable
     from hwsim.verify import verify as run
     from hwsim.verify.verify import check_verilog, summary
 
@@ -259,6 +290,8 @@ def verify(
         "--verilog needs one UNIT and --set or --preset: the RTL has one configuration",
     )
     require(waves is None or len(chosen) == 1, "--waves needs one UNIT and --set or --preset")
+    if waves:
+        require_writable(waves.parent, "give another path to --waves")
     require(top is None or verilog is not None, "--top names a module of --verilog FILE; give that too")
     text = check_verilog(verilog) if verilog else None
     reports = {
@@ -369,22 +402,31 @@ def synth(
     settings: Settings = None,
     preset: Preset = None,
     liberty: Liberty = None,
+    clock_ns: Annotated[float | None, typer.Option(metavar="NS", help="the smallest netlist that fits it")] = None,
+    curve: Annotated[bool, typer.Option("--curve", help="area at several clocks, from the fastest on")] = False,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="write that curve as SVG")] = None,
     as_json: Json = False,
 ) -> None:
     """Synthesise the unit's RTL: area, gate equivalents, critical path (cells only: no wires, no placement)."""
-    from hwsim.synth import synthesize
+    from hwsim.synth import check_clock, synthesize
     from rtl.emit import emit
 
     params = _params(unit(name), preset, [*(settings or []), *(more or [])])
-    result = synthesize(emit(params), name, liberty=liberty)
+    check_clock(clock_ns)
+    if curve or picture:
+        require(clock_ns is None, "--curve takes its own clocks; leave --clock-ns out")
+        _synth_curve(name, params, liberty, picture, as_json)
+        return
+    result = synthesize(emit(params), name, clock_ns=clock_ns, liberty=liberty)
     if as_json:
-        _print_json({"unit": name, "params": dict(fields_of(params)), "clock_mhz": result.clock_mhz, **_plain(result)})
+        _print_json({"unit": name, "params": dict(fields_of(params)), **_plain_synthesis(result)})
         return
     figures: Mapping[str, str] = {
         "area [um2]": f"{result.area_um2:,.1f}",
         "gate equivalents [GE]": f"{result.gate_equivalents:,.0f}",
         "critical path [ns]": f"{result.delay_ns:.3f}",
         "clock [MHz]": f"{result.clock_mhz:,.0f}",
+        **({f"{clock_ns:g} ns": "met" if result.met else "not met: the fastest netlist"} if clock_ns else {}),
         "multipliers": result.multiplier,
         "library": result.library,
     }
@@ -392,6 +434,87 @@ def synth(
     rows = [[module, count, f"{area:,.1f}", f"{count * area:,.1f}"] for module, count, area in result.modules]
     _table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
     print("critical path (arrival, own delay, place, cell):", *result.critical_path, sep="\n")
+
+
+def _synth_curve(name: str, params: Any, liberty: Path | None, picture: Path | None, as_json: bool) -> None:
+    from hwsim.synth import area_delay_curve
+    from hwsim.synth.picture import check_target, write_curve
+    from rtl.emit import emit
+
+    if picture:
+        check_target(picture)
+    results = area_delay_curve(emit(params), name, liberty=liberty)
+    if picture:
+        write_curve(results, f"{_describe(params)}, {results[0].library}", picture)
+    if as_json:
+        _print_json(
+            {"unit": name, "params": dict(fields_of(params)), "curve": [_plain_synthesis(each) for each in results]}
+        )
+        return
+    columns = ["clock period [ns]", "critical path [ns]", "area [um2]", "GE", "area x path [um2 ns]", "multipliers"]
+    rows = [
+        [
+            f"{r.target_ns:.3f}",
+            f"{r.delay_ns:.3f}",
+            f"{r.area_um2:,.1f}",
+            f"{r.gate_equivalents:,.0f}",
+            f"{r.area_um2 * r.delay_ns:,.0f}",
+            r.multiplier,
+        ]
+        for r in results
+    ]
+    _table(f"{_describe(params)}, {results[0].library}", columns, rows)
+
+
+def _plain_synthesis(result: Any) -> dict[str, Any]:
+    return {"clock_mhz": result.clock_mhz, "met": result.met, **_plain(result)}
+
+
+@app.command(epilog="Example: hwsim compare --family integer --out docs/integer")
+def compare(
+    family: Annotated[str, typer.Option(help="the designs to lay beside each other")],
+    shape: Annotated[
+        tuple[int, int, int], typer.Option(metavar="M K N", help="the GEMM that gives cycles and energy")
+    ] = (256, 256, 256),
+    seed: Seed = 0,
+    liberty: Liberty = None,
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="write PATH.md and PATH.csv")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="designs synthesised at a time")] = 2,
+    as_json: Json = False,
+) -> None:
+    """Hold designs of one family against plain MACs: area, clock, area efficiency, energy, the papers' ratios."""
+    from hwsim.compare import compare as run
+    from hwsim.compare import designs_of, notes, record, tables, write
+    from hwsim.files import require_file, require_writable
+
+    designs_of(family)  # what is wrong is said before the minutes that this takes
+    if liberty:
+        require_file(liberty)
+    if out:
+        require_writable(out.parent, "give another path to --out")
+    with _counting() as progress:
+        comparison = run(family, shape=shape, seed=seed, liberty=liberty, workers=workers, progress=progress)
+    if out:
+        given = ["--family", family, "--shape", *map(str, shape), "--seed", str(seed)]
+        given += ["--liberty", str(liberty)] if liberty else []
+        write(comparison, out, shlex.join(["hwsim", "compare", *given, "--out", str(out)]))
+    if as_json:
+        _print_json([record(comparison, row) for row in comparison.rows])
+        return
+    for title, (headings, rows) in tables(comparison).items():
+        _table(title, headings, rows)
+    print(*notes(comparison), sep="\n")
+
+
+@contextlib.contextmanager
+def _counting() -> Iterator[Any]:
+    """A progress bar for what tells how many of how many are done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+        task = bar.add_task("synthesising", total=None)
+        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
 
 
 @app.command(epilog="Example: hwsim sweep sweeps/quickstart.yaml --workers 2")

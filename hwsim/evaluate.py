@@ -54,10 +54,9 @@ def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:
     functions) is in none of the three. `liberty` replaces the built-in cell library.
     """
     params = engine_params(point)
-    numbers = _accuracy(point, params)
-    shapes = _shapes(point)
+    numbers, shapes = _accuracy(point, params)
     runs = _runs(point, params, shapes)
-    return {**numbers, **_cost(runs, _areas(point, params, liberty), batch=shapes[0][0])}
+    return {**numbers, **_cost(runs, _areas(point, params, liberty), batch=shapes[0]["M"])}
 
 
 def _transform(name: str, seed: int) -> Any:
@@ -73,10 +72,11 @@ def _network(name: str, seed: int) -> Any:
     return get_network(name, seed=seed)
 
 
-def _accuracy(point: Point, params: Any) -> dict[str, Any]:
-    """Accuracy of the point; for a random transform also its standard deviation over `SPREAD_SEEDS` draws."""
+def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Accuracy of the point, for a random transform also its standard deviation over `SPREAD_SEEDS` draws, and what
+    the engine's timing takes for each layer of the first draw."""
     from hwsim.networks.mlp import float_accuracy
-    from hwsim.quantize import accuracy, quantize_network
+    from hwsim.quantize import accuracy, engine_shapes, quantize_network
 
     network = _network(point.network, point.seed)
     draws = SPREAD_SEEDS if _transform(point.transform, point.seed).hardware() else 1
@@ -86,34 +86,26 @@ def _accuracy(point: Point, params: Any) -> dict[str, Any]:
         quantized = quantized or drawn
         reached.append(accuracy(network, drawn))
     assert quantized is not None
-    return {
+    numbers = {
         "accuracy": reached[0],
         "accuracy_std": float(np.std(reached, ddof=1)) if draws > 1 else None,
         "float_accuracy": float_accuracy(network),
         "bits_per_weight": quantized.bits_per_weight,
     }
+    return numbers, engine_shapes(network, quantized)
 
 
-def _shapes(point: Point) -> list[tuple[int, int, int]]:
-    from hwsim.networks.mlp import gemm_shapes
-
-    network = _network(point.network, point.seed)
-    return gemm_shapes(network, batch=len(network.test_x))
-
-
-def _runs(
-    point: Point, params: Any, shapes: list[tuple[int, int, int]]
-) -> dict[str, list[tuple[Timing, tuple[Op, ...]]]]:
+def _runs(point: Point, params: Any, shapes: list[dict[str, Any]]) -> dict[str, list[tuple[Timing, tuple[Op, ...]]]]:
     """Timing and operations of every layer on the engine, and on the transform unit where there is one."""
     engine = unit(point.unit)
-    runs = {"engine": [_run(engine, params, {"M": m, "K": k, "N": n}) for m, k, n in shapes]}
+    runs = {"engine": [_run(engine, params, shape) for shape in shapes]}
     transform = _transform_unit(point)
     if transform:
-        runs["transform"] = [_run(*transform, {"M": m, "K": k}) for m, k, _ in shapes]
+        runs["transform"] = [_run(*transform, {"M": shape["M"], "K": shape["K"]}) for shape in shapes]
     return runs
 
 
-def _run(entry: Any, params: Any, shape: Mapping[str, int]) -> tuple[Timing, tuple[Op, ...]]:
+def _run(entry: Any, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:
     return entry.timing(params, **shape), entry.ops(params, **shape)
 
 

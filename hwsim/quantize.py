@@ -98,9 +98,14 @@ def _integers(engine: str, weights: Quantized) -> Ints:
     return weights.integers
 
 
+def on_hardware(layer: QuantizedLinear, x: Floats) -> Quantized:
+    """The activations [M, K] as the engine gets them."""
+    return layer.activations.quantize(layer.transform.on_hardware(x), axis=-1)
+
+
 def on_engine(layer: QuantizedLinear, x: Floats) -> Floats:
     """Outputs [M, N] of activations [M, K], the integer product from the engine's `golden`."""
-    q = layer.activations.quantize(layer.transform.on_hardware(x), axis=-1)
+    q = on_hardware(layer, x)
     product = unit_of(layer.params).golden(layer.params, q.codes, layer.operand)
     if q.offsets is not None:
         product = product - q.offsets * layer.column_sums
@@ -116,6 +121,20 @@ def emulated(layer: QuantizedLinear, x: Floats) -> Floats:
 def accuracy(network: Mlp, quantized: QuantizedNetwork) -> float:
     """Fraction of the test set classified rightly with every product computed by the engine."""
     return mlp.accuracy(network, quantized.engine)
+
+
+def engine_shapes(network: Mlp, quantized: QuantizedNetwork) -> list[dict[str, Any]]:
+    """What the engine's `timing` and `ops` take for each layer, the test set as one batch: its shape and, where cycles
+    depend on what the operands hold, what they need to know of these operands."""
+    found = []
+
+    def engine(index: int, x: Floats) -> Floats:
+        layer = quantized.layers[index]
+        found.append(unit_of(layer.params).shape_of(layer.params, on_hardware(layer, x).codes, layer.operand))
+        return quantized.engine(index, x)
+
+    mlp.forward(network, network.test_x, engine)
+    return found
 
 
 def emulated_accuracy(network: Mlp, quantized: QuantizedNetwork) -> float:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from models.bits import signed_range
 from models.catalog import unit_of
 from models.unit import Kind, Op, Timing, require
 
@@ -45,6 +47,18 @@ def simulate_gemm(params: Any, A: Any, W: Any, psum: Any = None) -> GemmResult:
         timing=unit.timing(params, **shape),
         ops=unit.ops(params, **shape),
     )
+
+
+def uniform_integers(rng: np.random.Generator, shape: tuple[int, int], bits: int) -> NDArray[np.int64]:
+    """All values of `bits` two's-complement bits, equally likely."""
+    return rng.integers(*signed_range(bits), size=shape, endpoint=True)
+
+
+def normal_integers(rng: np.random.Generator, shape: tuple[int, int], sigma: float, bits: int) -> NDArray[np.int64]:
+    """round(N(0, sigma)), clipped to what `bits` two's-complement bits hold: like the codes of a trained layer."""
+    require(math.isfinite(sigma) and sigma >= 0, f"sigma must be a finite number of at least 0, not {sigma}")
+    low, high = signed_range(bits)
+    return np.clip(np.rint(rng.normal(0.0, sigma, shape)), low, high).astype(np.int64)
 
 
 def _matrix(name: str, values: Any) -> NDArray[np.integer[Any]]:

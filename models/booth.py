@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import encoder
-from models.unit import Beats, Ints, Op, Stimulus, Timing, Trace
+from models.unit import Beats, Compared, Ints, Op, Stimulus, Timing, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,20 +43,32 @@ PRESETS = {
     "wide": BoothParams(bits=16, lanes=2, registered=False),
 }
 
+COMPARED = (
+    Compared(
+        family="integer",
+        architecture="encoder",
+        style="booth",
+        baseline="booth",
+        params=BoothParams(),
+    ),
+)
+
 
 def digits(x: Ints, bits: int) -> Ints:
     """Booth digits [..., ceil(bits / 2)] of two's-complement integers of `bits` bits; sum of digit_i 4^i is x."""
     shift = 2 * np.arange(encoder.digit_count(bits))
     wide = x[..., None] << 1
     below, here, above = ((wide >> (shift + i)) & 1 for i in range(3))
-    return below + here - 2 * above
+    found: Ints = below + here - 2 * above
+    return found
 
 
 def codes(x: Ints, bits: int) -> Ints:
     """Code words of two's-complement integers of `bits` bits."""
     d = digits(x, bits)
     fields = (np.abs(d) == 1) | (np.abs(d) == 2) << 1 | (d < 0) << 2
-    return (fields << (3 * np.arange(d.shape[-1]))).sum(axis=-1)
+    words: Ints = (fields << (3 * np.arange(d.shape[-1]))).sum(axis=-1)
+    return words
 
 
 def golden(params: BoothParams, X: NDArray[Any]) -> Ints:

@@ -12,7 +12,14 @@ from models.unit import Kind, Unit, nearest, require
 UNITS = {
     u.name: u
     for u in (
-        Unit("systolic", Kind.GEMM, "Systolic array of MAC PEs, weight- or output-stationary", "SystolicParams"),
+        Unit("systolic", Kind.GEMM, "Systolic array, weight-, output- or input-stationary", "SystolicParams"),
+        Unit("cube", Kind.GEMM, "3D cube: the product of two blocks a cycle", "CubeParams"),
+        Unit("adder_tree", Kind.GEMM, "Multiplier-adder trees: a dot product a cycle each", "AdderTreeParams"),
+        Unit("matrix2d", Kind.GEMM, "2D matrix: outer products of broadcast operands", "Matrix2dParams"),
+        Unit("opt2", Kind.GEMM, "OPT2: products of equal bit-weight reduced first, shared encoder", "Opt2Params"),
+        Unit("opt3", Kind.GEMM, "OPT3: PEs that add non-zero digits, a sequencer each", "Opt3Params"),
+        Unit("opt4c", Kind.GEMM, "OPT4C: PEs that add non-zero digits, one sequencer a column", "Opt4cParams"),
+        Unit("opt4e", Kind.GEMM, "OPT4E: four lanes of non-zero digits into one 6:2 compressor", "Opt4eParams"),
         Unit("lutgemm", Kind.GEMM, "LUT-GEMM: binary-coded weights read tables of activation sums", "LutGemmParams"),
         Unit("shiftadd", Kind.GEMM, "ShiftAddLLM: binary-coded weights, power-of-two scales", "ShiftAddParams"),
         Unit("booth", Kind.ENCODER, "Radix-4 Booth encoder", "BoothParams"),

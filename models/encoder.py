@@ -73,7 +73,8 @@ def bit_serial_digits(x: Ints, bits: int) -> Ints:
 def nonzero_histogram(digits: Callable[[Ints, int], Ints], bits: int) -> list[int]:
     """How many of the 2^bits operand values have 0, 1, 2, ... digits that are not zero."""
     low, high = signed_range(bits)
-    return np.bincount(np.count_nonzero(digits(np.arange(low, high + 1), bits), axis=-1)).tolist()
+    counts = np.count_nonzero(digits(np.arange(low, high + 1), bits), axis=-1)
+    return [int(count) for count in np.bincount(counts)]
 
 
 def check_encoder(unit: str, params: EncoderParams) -> None:
@@ -84,7 +85,9 @@ def check_encoder(unit: str, params: EncoderParams) -> None:
 
 def encoder_golden(params: EncoderParams, X: NDArray[Any], encode: Encode) -> Ints:
     """Code words [M, K] of X[M, K]."""
-    gemm.check_operands(X, (X.shape[-1], 1))
+    require(isinstance(X, np.ndarray), f"X must be a numpy array [M, K], not {type(X).__name__}")
+    require(X.ndim == 2, f"X must be a matrix [M, K], not an array of shape {X.shape}")
+    gemm.check_shape(M=X.shape[0], K=X.shape[1])
     return encode(check_codes("X", X, params.bits), params.bits)
 
 

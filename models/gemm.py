@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models.bits import Overflow, fit, signed_range
+from models.bits import Overflow, check_codes, fit, require_codes, signed_range
 from models.unit import (
     Beats,
     Ints,
@@ -29,6 +29,8 @@ FLOAT32_EXACT = 1 << 24
 FLOAT64_EXACT = 1 << 53
 LARGEST_SIZE = 1 << 20
 """of one dimension of a GEMM: the product of three fits int64"""
+LONGEST_K = 600
+"""of random operands: beyond it a case takes longer than what it shows is worth"""
 LEAST_CHUNK = 128
 """Below this many products a chunk, single precision's extra additions cost more than double precision does."""
 
@@ -64,19 +66,31 @@ def _magnitude(x: NDArray[Any]) -> int:
 def accumulate(a: NDArray[Any], w: NDArray[Any], psum: Ints | None, acc_bits: int, overflow: Overflow) -> Ints:
     """`psum + a @ w` with products added one by one, k = 0 first, into accumulators of `acc_bits` bits.
 
-    Each sum wraps or saturates before the next product is added. Where no partial sum can leave the register, and
-    always when wrapping, the order does not matter and the product is one exact matmul.
+    Each sum wraps or saturates before the next product is added.
+    """
+    return accumulate_blocks(a, w, psum, 1, acc_bits, overflow)
+
+
+def accumulate_blocks(
+    a: NDArray[Any], w: NDArray[Any], psum: Ints | None, block: int, acc_bits: int, overflow: Overflow
+) -> Ints:
+    """`psum + a @ w` where the exact sum of each `block` of K is added, in order, to accumulators of `acc_bits` bits.
+
+    Each such sum wraps or saturates before the next is added. Where no partial sum can leave the register, and always
+    when wrapping, the order does not matter and the product is one exact matmul.
     """
     low, high = signed_range(acc_bits)
-    reach = a.shape[1] * _magnitude(a) * _magnitude(w) + (0 if psum is None else _magnitude(psum))
+    product = _magnitude(a) * _magnitude(w)
+    reach = a.shape[1] * product + (0 if psum is None else _magnitude(psum))
     if overflow is Overflow.WRAP or reach <= high:
         total = exact_matmul(a, w)
         total = total if psum is None else total + psum
         return total if reach <= high else fit(total, acc_bits, overflow)
-    wide = high + _magnitude(a) * _magnitude(w) > np.iinfo(np.int32).max
-    kind = np.int64 if wide else np.int32
+    widest = high + block * product
+    require(widest <= np.iinfo(np.int64).max, f"a sum of {block} products and one of {acc_bits} bits pass 2^63")
+    kind = np.int64 if widest > np.iinfo(np.int32).max else np.int32
     start = np.zeros((a.shape[0], w.shape[1]), dtype=kind) if psum is None else psum.astype(kind)
-    return _saturating_kernel()(a.astype(kind), w.astype(kind), start, low, high).astype(np.int64)
+    return _saturating_kernel()(a.astype(kind), w.astype(kind), start, low, high, block).astype(np.int64)
 
 
 def _saturating_kernel() -> Callable[..., NDArray[Any]]:
@@ -200,7 +214,7 @@ def stationary_timing(geometry: Stationary, M: Any, K: Any, N: Any) -> Timing:
         total = total if np.ndim(total) else int(total)
     return Timing(
         total_cycles=total,
-        load_cycles=count * load if geometry.buffers == 1 else 0 * count + load,
+        load_cycles=count * load if geometry.buffers == 1 else 0 * total + load,
         stream_cycles=count * vectors,
         drain_cycles=total - count * vectors - (count * load if geometry.buffers == 1 else load),
         work=M * K * N,
@@ -307,3 +321,168 @@ def stationary_result(geometry: Stationary, shape: tuple[int, int, int], out_bea
     count = geometry.vectors(m, k)
     tiles = out_beats["psum"].reshape(folds(n, geometry.tile_n), folds(k, geometry.tile_k), count, geometry.tile_n)
     return np.concatenate(list(tiles[:, -1, :m]), axis=1)[:, :n]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputStationary:
+    """The discipline of an array that holds a tile of Y, tile_m by tile_n, while both operands stream through it.
+
+    Beats of `i_act` {act[tile_m], last} and `i_weight` {weight[tile_n]}, transferred together, until one is marked
+    `last`; `flush_cycles` + 1 cycles after it the tile's sums begin to leave downwards, bottom row first, one a cycle,
+    each through `resolving` registers. The next tile is taken when the last row has left the array.
+    """
+
+    tile_m: int
+    tile_n: int
+    flush_cycles: int
+    """from the last operands' transfer until the last PE has added them, less one"""
+    resolving: int = 0
+    """registers of resolving adders between the last row and the output, 0 or 1"""
+
+
+def output_stationary_timing(geometry: OutputStationary, M: Any, K: Any, N: Any) -> Timing:
+    """Cycles of a GEMM: folds over M outside, over N inside."""
+    M, K, N = check_shape(M=M, K=K, N=N)
+    count = folds(M, geometry.tile_m) * folds(N, geometry.tile_n)
+    drain = geometry.flush_cycles + geometry.tile_m
+    return Timing(
+        total_cycles=count * (K + drain) + geometry.resolving,
+        load_cycles=0 * count,
+        stream_cycles=count * K,
+        drain_cycles=count * drain + geometry.resolving,
+        work=M * K * N,
+        peak_per_cycle=geometry.tile_m * geometry.tile_n,
+    )
+
+
+def output_stationary_beats(geometry: OutputStationary, a: Ints, w: Ints) -> Beats:
+    """All input beats of a GEMM: column k of A's tile (`last` at k = K - 1) beside row k of W's tile."""
+    k = a.shape[1]
+    last = (np.arange(k) == k - 1).astype(np.int64)
+    acts, weights = [], []
+    for m0 in range(0, a.shape[0], geometry.tile_m):
+        act = a[m0 : m0 + geometry.tile_m].T
+        for n0 in range(0, w.shape[1], geometry.tile_n):
+            acts.append({"act": pad_to(act, (k, geometry.tile_m)), "last": last})
+            weights.append({"weight": pad_to(w[:, n0 : n0 + geometry.tile_n], (k, geometry.tile_n))})
+    return {"i_act": join_beats(acts), "i_weight": join_beats(weights)}
+
+
+def output_stationary_result(
+    geometry: OutputStationary, shape: tuple[int, int, int], out_beats: Mapping[str, Ints]
+) -> Ints:
+    """Y from the output beats of a whole GEMM."""
+    m, _, n = shape
+    m_folds, n_folds = folds(m, geometry.tile_m), folds(n, geometry.tile_n)
+    tiles = out_beats["psum"].reshape(m_folds, n_folds, geometry.tile_m, geometry.tile_n)[:, :, ::-1]
+    full = tiles.transpose(0, 2, 1, 3).reshape(m_folds * geometry.tile_m, n_folds * geometry.tile_n)
+    return full[:m, :n]
+
+
+class OutputStationaryControl:
+    """Control state of `OutputStationary`: cycles left to flush, rows left to drain, what the resolving adders hold."""
+
+    def __init__(self, geometry: OutputStationary, last: NDArray[np.bool_]) -> None:
+        self.geometry = geometry
+        self.last = last
+        self.flush = 0
+        self.drain = 0
+        self.sent = 0
+        self.resolved: int | None = None
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        free = self.flush == 0 and self.drain == 0
+        return {"i_act": free and valid["i_weight"], "i_weight": free and valid["i_act"]}
+
+    def drained(self) -> int | None:
+        """Index of the row of sums that stands in the last row of PEs and is due."""
+        return self.sent if self.drain and not self.flush else None
+
+    def shown(self) -> int | None:
+        return self.resolved if self.geometry.resolving else self.drained()
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        due = self.drained()
+        moves = accept or (self.geometry.resolving > 0 and self.resolved is None)
+        if moves:
+            self.resolved = due
+        if self.flush:
+            self.flush -= 1
+        elif due is not None and moves:
+            self.drain -= 1
+            self.sent += 1
+        if "i_act" in taken and self.last[taken["i_act"]]:
+            self.flush = self.geometry.flush_cycles
+            self.drain = self.geometry.tile_m
+
+
+def output_stationary_trace(
+    geometry: OutputStationary, stimulus: Stimulus, tile_golden: Callable[[Ints, Ints], Ints]
+) -> Trace:
+    """Trace of an array with `tile_golden(A's tile [tile_m, K], W's tile [K, tile_n])` in it."""
+    acts, weights = stimulus.beats["i_act"], stimulus.beats["i_weight"]["weight"]
+    ends = np.flatnonzero(acts["last"]) + 1
+    tiles = [np.zeros((0, geometry.tile_n), dtype=np.int64)]
+    for start, end in zip([0, *ends[:-1]], ends, strict=True):
+        tiles.append(tile_golden(acts["act"][start:end].T, weights[start:end])[::-1])
+    control = OutputStationaryControl(geometry, acts["last"].astype(bool))
+    index, ready = step_streams(control, stimulus, "o_psum", len(ends) * geometry.tile_m)
+    return assemble_trace(stimulus, index, ready, "o_psum", {"psum": np.concatenate(tiles)})
+
+
+def shape_of(params: Any, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> dict[str, int]:
+    """The GEMM's M, K, N, of a unit whose operands are plain integer matrices."""
+    check_operands(A, W.shape)
+    return {"M": A.shape[0], "K": A.shape[1], "N": W.shape[1]}
+
+
+def weight_format(params: Any) -> tuple[str, dict[str, Any]]:
+    """Symmetric integers, one scale a column."""
+    rule = f"{unit_name(params)}: formats hold weights of 2 to 8 bits"
+    require(params.weight_bits <= 8, f"{rule}, not {params.weight_bits}")
+    return f"int{params.weight_bits}", {}
+
+
+def operand(params: Any, quantized: Any) -> Ints:
+    """W from quantized weights [K, N]: their integer codes."""
+    integers = quantized.integers
+    require(integers is not None, f"{unit_name(params)}: weights need integer codes with one scale a column")
+    return check_codes("W", integers, params.weight_bits)
+
+
+def from_integers(params: Any, W: NDArray[Any]) -> tuple[NDArray[Any], int]:
+    """A plain integer matrix is W as it is; the output has no fraction bits."""
+    require_codes("W", W, params.weight_bits)
+    return W, 0
+
+
+def unit_name(params: Any) -> str:
+    """The unit that a params object belongs to, as messages name it."""
+    return type(params).__module__.rpartition(".")[2]
+
+
+def checked_operands(params: Any, A: NDArray[Any], W: NDArray[Any], psum: Ints | None) -> Ints | None:
+    """`psum` as int64, after refusing plain integer operands or partial sums that do not fit each other or `params`."""
+    check_operands(A, W.shape)
+    require_codes("A", A, params.act_bits)
+    require_codes("W", W, params.weight_bits)
+    if psum is None:
+        return None
+    require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
+    return check_codes("psum", psum, params.acc_bits)
+
+
+def sample_operands(params: Any, rng: np.random.Generator, m: int, k: int, n: int) -> tuple[Ints, Ints]:
+    """Random A and W; now and then every product is the largest there is, least times least."""
+    act, weight = signed_range(params.act_bits), signed_range(params.weight_bits)
+    if rng.integers(5) == 0:
+        return np.full((m, k), act[0]), np.full((k, n), weight[0])
+    return random_codes(rng, (m, k), *act), random_codes(rng, (k, n), *weight)
+
+
+def sample_at_the_limit(params: Any, rng: np.random.Generator, m: int, n: int) -> tuple[Ints, Ints] | None:
+    """Equal products, just enough of them to pass the greatest or the least that an accumulator holds, for arrays whose
+    sums start at zero; None where that takes more of them than a case is worth."""
+    act, weight = signed_range(params.act_bits)[0], signed_range(params.weight_bits)[rng.integers(2)]
+    k = (1 << (params.acc_bits - 1)) // abs(act * weight) + int(rng.integers(1, 4))
+    return (np.full((m, k), act), np.full((k, n), weight)) if k < LONGEST_K else None

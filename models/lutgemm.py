@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import gemm
-from models.bits import Overflow, check_codes, fit, signed_bits, signed_range, unsigned_range
+from models.bits import Overflow, check_codes, signed_bits, signed_range, unsigned_range
 from models.formats import uniform_as_bcq
 from models.unit import Beats, InputError, Ints, Op, Stimulus, Timing, Trace, check_choice, check_range, require
 
@@ -226,15 +226,7 @@ def array_golden(params: Any, A: NDArray[Any], W: BcqWeights, psum: Ints | None)
     if psum is not None:
         require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
         psum = check_codes("psum", psum, params.acc_bits)
-    total = np.zeros((A.shape[0], W.shape[1]), dtype=np.int64) if psum is None else psum
-    if params.overflow is Overflow.WRAP:
-        return fit(total + gemm.exact_matmul(a, w), params.acc_bits, params.overflow)
-    tile = params.array.tile_k
-    for k0 in range(0, a.shape[1], tile):
-        total = fit(
-            total + gemm.exact_matmul(a[:, k0 : k0 + tile], w[k0 : k0 + tile]), params.acc_bits, params.overflow
-        )
-    return total
+    return gemm.accumulate_blocks(a, w, psum, params.array.tile_k, params.acc_bits, params.overflow)
 
 
 def _check_weights(params: LutGemmParams, W: BcqWeights) -> None:

@@ -7,8 +7,8 @@ or IS holds two tiles, and the next one is loaded under the present one, as Gemm
 DAC 2021). The skewing registers belong to the unit; its streams carry whole vectors.
 
 Every sum has `acc_bits` bits and wraps or saturates there, in every style: a carry-save pair is two such words, whose
-sum modulo 2^acc_bits is the partial sum. Where the sum saturates, the exact sum before it has one bit more than the
-wider of the accumulator and the product, which holds least + least product and most + most product.
+sum modulo 2^acc_bits is the partial sum. Where the sum saturates, the exact sum before it is as wide as the greatest
+accumulator value plus the product of the two least operands, 2^(act_bits + weight_bits - 2).
 """
 
 from __future__ import annotations
@@ -22,25 +22,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import gemm
-from models.bits import Overflow, check_codes, require_codes, signed_range
+from models.bits import Overflow, signed_range
+from models.gemm import from_integers, operand, shape_of, weight_format
 from models.style import Style, check_style, edge_ops, mac_ops
 from models.unit import (
     Beats,
-    InputError,
+    Compared,
     Ints,
     Op,
+    Published,
     Stimulus,
     Timing,
     Trace,
-    assemble_trace,
     check_choice,
     check_range,
     require,
-    step_streams,
 )
 
-LONGEST_K = 600
-"""of random operands: beyond it a case takes longer than what it shows is worth"""
+__all__ = ["from_integers", "operand", "shape_of", "weight_format"]
 
 
 class Dataflow(StrEnum):
@@ -78,13 +77,13 @@ class SystolicParams:
 
     @property
     def geometry(self) -> gemm.Stationary:
-        """The discipline of WS and IS."""
+        """The discipline of WS and IS; `opt1` has the resolving adders' stage behind it, `ent` the encoders' before."""
         held, moving = ("act", "weight") if self.dataflow is Dataflow.IS else ("weight", "act")
         return gemm.Stationary(
             tile_k=self.rows,
             tile_n=self.cols,
             load_beats=self.rows,
-            latency=self.rows + self.cols - 1 + self.style.stages,
+            latency=self.rows + self.cols - 1 + (self.style is not Style.MAC),
             buffers=self.buffers,
             held=held,
             moving=moving,
@@ -101,9 +100,14 @@ class SystolicParams:
         return self.act_bits if self.dataflow is Dataflow.IS else self.weight_bits
 
     @property
-    def flush_cycles(self) -> int:
-        """OS: from the last operands' transfer until the last PE has added them, less one."""
-        return self.rows + self.cols - 2 + (self.style is Style.ENT)
+    def output_geometry(self) -> gemm.OutputStationary:
+        """The discipline of OS."""
+        return gemm.OutputStationary(
+            tile_m=self.rows,
+            tile_n=self.cols,
+            flush_cycles=self.rows + self.cols - 1,
+            resolving=int(self.style is Style.OPT1),
+        )
 
 
 PRESETS = {
@@ -135,23 +139,59 @@ PRESETS = {
     ),
 }
 
+_TPE = Published(source="Q. Wu et al., HPCA 2025, abstract", area_efficiency=1.27, energy_efficiency=1.04)
+_ENT = Published(source="EN-T, average over engines at 1 TOPS", area_efficiency=1.122, energy_efficiency=1.175)
+_WHY_OPT1 = (
+    "The abstract gives one ratio for the systolic array, whatever its dataflow. Ours keeps 32-bit sums as two words "
+    "in every PE, on a library without wires, where the longer carry of the baseline costs less than in 28 nm silicon; "
+    "energy counts operations at published energies and sees neither glitches nor the smaller gates of a shorter path."
+)
+_WHY_ENT = (
+    "The paper averages over its engines at each scale. Our baseline is the better of several multipliers, some of "
+    "which have no encoder to remove, and PE and encoder are mapped for a library without wires."
+)
+
+
+def _compared(dataflow: Dataflow) -> tuple[Compared, ...]:
+    architecture = f"systolic {dataflow.value}"
+    rows = ((Style.MAC, None, ""), (Style.OPT1, _TPE, _WHY_OPT1), (Style.ENT, _ENT, _WHY_ENT))
+    return tuple(
+        Compared(
+            family="integer",
+            architecture=architecture,
+            style=style.value,
+            params=SystolicParams(dataflow=dataflow, style=style),
+            published=published,
+            differs=differs,
+        )
+        for style, published, differs in rows
+    )
+
+
+COMPARED = (
+    *_compared(Dataflow.WS),
+    Compared(
+        family="integer",
+        architecture="systolic WS",
+        style="mac, two buffers",
+        params=SystolicParams(buffers=2),
+        differs="No paper's ratio: what a second weight register costs, and the loading that it hides.",
+    ),
+    *_compared(Dataflow.OS),
+    *_compared(Dataflow.IS),
+)
+
 
 def golden(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + A @ W, products added in order of k, each sum wrapped or saturated to `acc_bits`.
 
     The order is the same in all dataflows and styles and does not depend on the folds: the zeros of an edge tile
-    change no sum.
-    `psum` [M, N] (a bias, WS and IS only) is where accumulation starts; zero by default.
+    change no sum. `psum` [M, N] (a bias, WS and IS only) is where accumulation starts; zero by default.
     """
-    gemm.check_operands(A, W.shape)
-    require_codes("A", A, params.act_bits)
-    require_codes("W", W, params.weight_bits)
-    start = None
-    if psum is not None:
-        require(params.dataflow is not Dataflow.OS, "systolic: psum needs dataflow WS or IS; OS sums start at zero")
-        require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
-        start = check_codes("psum", psum, params.acc_bits)
-    return gemm.accumulate(A, W, start, params.acc_bits, params.overflow)
+    allowed = psum is None or params.dataflow is not Dataflow.OS
+    require(allowed, "systolic: psum needs dataflow WS or IS; OS sums start at zero")
+    psum = gemm.checked_operands(params, A, W, psum)
+    return gemm.accumulate(A, W, psum, params.acc_bits, params.overflow)
 
 
 def timing(params: SystolicParams, M: Any, K: Any, N: Any, convention: str = "rtl") -> Timing:
@@ -163,32 +203,24 @@ def timing(params: SystolicParams, M: Any, K: Any, N: Any, convention: str = "rt
     - WS: a fold is M + 2 rows + cols - 2 cycles in both. SCALE-Sim subtracts one cycle from the whole; ours counts the
       output register of the last fold. RTL = SCALE-Sim + 2. IS: the same with M and N exchanged.
     - OS: SCALE-Sim's fold is K + rows + cols - 2: its results leave while operands still enter. In ours the tile's sums
-      leave through the columns after the last operand has reached the last PE: rows cycles more a fold, and no cycle
-      subtracted. RTL = SCALE-Sim + rows * folds + 1.
+      leave through the columns after the last operand has reached the last PE: rows cycles more a fold. One more passes
+      in the registers that take the operands at the edge, where idle ones become zero, so that no handshake stands in
+      the PEs' path; and no cycle is subtracted. RTL = SCALE-Sim + (rows + 1) * folds + 1.
 
-    SCALE-Sim knows no style and one buffer. `opt1` and `ent` take one cycle more a fold in WS and IS; in OS `ent` takes
-    one more a fold and `opt1` one more in all. With two buffers a fold takes max(M, rows) cycles, or half of what two
-    folds need to load, stream and leave where that is more; folds over K of fewer than rows + cols vectors (`opt1`,
-    `ent`: one more) are filled up to that, since each waits for the sums of the one before.
+    SCALE-Sim knows no style and one buffer. `opt1` and `ent` take one cycle more a fold in WS and IS; in OS `opt1`
+    takes one more in all. With two buffers a fold takes max(M, rows) cycles, or half of what one fold needs to load,
+    stream and leave where that is more; folds over K of fewer than rows + cols vectors (`opt1`, `ent`: one more) are
+    filled up to that, since each waits for the sums of the one before.
     """
     M, K, N = gemm.check_shape(M=M, K=K, N=N)
     require(convention in ("rtl", "scalesim"), f"convention is rtl or scalesim, not {convention!r}")
     if convention == "scalesim":
+        require(params.buffers == 1, "systolic: SCALE-Sim counts one buffer; take buffers=1, or convention=rtl")
         return _scalesim(params, M, K, N)
     if params.dataflow is not Dataflow.OS:
         vectors, columns = (N, M) if params.dataflow is Dataflow.IS else (M, N)
         return gemm.stationary_timing(params.geometry, vectors, K, columns)
-    count = gemm.folds(M, params.rows) * gemm.folds(N, params.cols)
-    drain = params.flush_cycles + params.rows
-    resolving = int(params.style is Style.OPT1)
-    return Timing(
-        total_cycles=count * (K + drain) + resolving,
-        load_cycles=0 * count,
-        stream_cycles=count * K,
-        drain_cycles=count * drain + resolving,
-        work=M * K * N,
-        peak_per_cycle=params.rows * params.cols,
-    )
+    return gemm.output_stationary_timing(params.output_geometry, M, K, N)
 
 
 def _scalesim(params: SystolicParams, M: Any, K: Any, N: Any) -> Timing:
@@ -213,7 +245,8 @@ def ops(params: SystolicParams, M: int, K: int, N: int) -> tuple[Op, ...]:
     """Operations of a GEMM without stalls.
 
     Arithmetic counts what is useful: a padded lane multiplies by zero. A register is counted in every cycle in which
-    this RTL clocks it: nothing is gated but the held tiles of WS and IS, which are written while they are loaded.
+    this RTL clocks it: nothing is gated but the held tiles of WS and IS, which are written while they are loaded. Words
+    of a pair count whole, with the lowest bits of the carry word that are always zero.
     """
     M, K, N = gemm.check_shape(M=M, K=K, N=N)
     cycles = timing(params, M, K, N).total_cycles
@@ -245,10 +278,9 @@ def _stationary_registers(params: SystolicParams, cycles: int) -> tuple[Op, ...]
 
 def _output_stationary_registers(params: SystolicParams, cycles: int) -> tuple[Op, ...]:
     r, c = params.rows, params.cols
-    encoded = params.style is Style.ENT
     registers = (
-        Op("reg", cycles * (encoded * r + _skew(r) + r * c), params.style.travel_bits(params.act_bits)),
-        Op("reg", cycles * (encoded * c + _skew(c) + r * c), params.weight_bits),
+        Op("reg", cycles * (r + _skew(r) + r * c), params.style.travel_bits(params.act_bits)),
+        Op("reg", cycles * (c + _skew(c) + r * c), params.weight_bits),
         Op("reg", cycles * r * c, params.style.psum_bits(params.acc_bits)),
     )
     return (*registers, Op("reg", cycles * c, params.acc_bits)) if params.style is Style.OPT1 else registers
@@ -277,7 +309,7 @@ def beats(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints |
     """
     a, w = A.astype(np.int64), W.astype(np.int64)
     if params.dataflow is Dataflow.OS:
-        return _output_stationary_beats(params, a, w)
+        return gemm.output_stationary_beats(params.output_geometry, a, w)
     geometry = params.geometry
     turned = params.dataflow is Dataflow.IS
     vectors, held = (w.T, a.T) if turned else (a, w)
@@ -291,18 +323,6 @@ def beats(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints |
     )
 
 
-def _output_stationary_beats(params: SystolicParams, a: Ints, w: Ints) -> Beats:
-    k = a.shape[1]
-    last = (np.arange(k) == k - 1).astype(np.int64)
-    acts, weights = [], []
-    for m0 in range(0, a.shape[0], params.rows):
-        act = a[m0 : m0 + params.rows].T
-        for n0 in range(0, w.shape[1], params.cols):
-            acts.append({"act": gemm.pad_to(act, (k, params.rows)), "last": last})
-            weights.append({"weight": gemm.pad_to(w[:, n0 : n0 + params.cols], (k, params.cols))})
-    return {"i_act": gemm.join_beats(acts), "i_weight": gemm.join_beats(weights)}
-
-
 def result(params: SystolicParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
     """Y[M, N] from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
     m, k, n = (shape := shape_of(params, *operands))["M"], shape["K"], shape["N"]
@@ -310,48 +330,7 @@ def result(params: SystolicParams, operands: tuple[NDArray[Any], ...], out_beats
         return gemm.stationary_result(params.geometry, (m, k, n), out_beats)
     if params.dataflow is Dataflow.IS:
         return gemm.stationary_result(params.geometry, (n, k, m), out_beats).T
-    m_folds, n_folds = gemm.folds(m, params.rows), gemm.folds(n, params.cols)
-    tiles = out_beats["psum"].reshape(m_folds, n_folds, params.rows, params.cols)[:, :, ::-1]
-    full = tiles.transpose(0, 2, 1, 3).reshape(m_folds * params.rows, n_folds * params.cols)
-    return full[:m, :n]
-
-
-class OutputStationaryControl:
-    """OS control: beats enter in pairs until `last`; `flush_cycles` later the tile leaves in `rows` beats, each through
-    the resolving adders' register where there are some."""
-
-    def __init__(self, params: SystolicParams, last: NDArray[np.bool_]) -> None:
-        self.params = params
-        self.last = last
-        self.flush = 0
-        self.drain = 0
-        self.sent = 0
-        self.resolved: int | None = None
-
-    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
-        free = self.flush == 0 and self.drain == 0
-        return {"i_act": free and valid["i_weight"], "i_weight": free and valid["i_act"]}
-
-    def drained(self) -> int | None:
-        """Index of the row of sums that stands in the last row of PEs and is due."""
-        return self.sent if self.drain and not self.flush else None
-
-    def shown(self) -> int | None:
-        return self.resolved if self.params.style is Style.OPT1 else self.drained()
-
-    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
-        due = self.drained()
-        moves = accept or (self.params.style is Style.OPT1 and self.resolved is None)
-        if moves:
-            self.resolved = due
-        if self.flush:
-            self.flush -= 1
-        elif due is not None and moves:
-            self.drain -= 1
-            self.sent += 1
-        if "i_act" in taken and self.last[taken["i_act"]]:
-            self.flush = self.params.flush_cycles
-            self.drain = self.params.rows
+    return gemm.output_stationary_result(params.output_geometry, (m, k, n), out_beats)
 
 
 def trace(params: SystolicParams, stimulus: Stimulus) -> Trace:
@@ -360,20 +339,7 @@ def trace(params: SystolicParams, stimulus: Stimulus) -> Trace:
         return gemm.stationary_trace(
             params.geometry, stimulus, lambda tile, moving, psum: _tile_golden(params, tile, moving, psum)
         )
-    acts, weights = stimulus.beats["i_act"], stimulus.beats["i_weight"]["weight"]
-    ends = np.flatnonzero(acts["last"]) + 1
-    tiles = [np.zeros((0, params.cols), dtype=np.int64)]
-    for start, end in zip([0, *ends[:-1]], ends, strict=True):
-        tiles.append(golden(params, acts["act"][start:end].T, weights[start:end])[::-1])
-    control = OutputStationaryControl(params, acts["last"].astype(bool))
-    index, ready = step_streams(control, stimulus, "o_psum", len(ends) * params.rows)
-    return assemble_trace(stimulus, index, ready, "o_psum", {"psum": np.concatenate(tiles)})
-
-
-def shape_of(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> dict[str, int]:
-    """The GEMM's M, K, N."""
-    gemm.check_operands(A, W.shape)
-    return {"M": A.shape[0], "K": A.shape[1], "N": W.shape[1]}
+    return gemm.output_stationary_trace(params.output_geometry, stimulus, lambda a, w: golden(params, a, w))
 
 
 def sample(
@@ -382,37 +348,12 @@ def sample(
     """Random A and W (and for WS and IS half the time a starting psum), of a random small shape where none is given."""
     drawn = gemm.random_shape(rng, 5, params.rows, params.cols)
     m, k, n = (given or size for given, size in zip((M, K, N), drawn, strict=True))
-    room = params.acc_bits - params.act_bits - params.weight_bits + 1
-    reachable = params.dataflow is Dataflow.OS and 1 << max(room, 0) < LONGEST_K
-    if M is None and reachable and rng.integers(3) == 0:
-        return _sample_at_the_limit(params, rng, m, (1 << max(room, 0)) + int(rng.integers(1, 4)), n)
+    if M is None and params.dataflow is Dataflow.OS and rng.integers(3) == 0:
+        extreme = gemm.sample_at_the_limit(params, rng, m, n)
+        if extreme is not None:
+            return extreme
     a = gemm.random_codes(rng, (m, k), *signed_range(params.act_bits))
     w = gemm.random_codes(rng, (k, n), *signed_range(params.weight_bits))
     if M is None and params.dataflow is not Dataflow.OS and rng.integers(2):
         return a, w, gemm.random_codes(rng, (m, n), *signed_range(params.acc_bits))
     return a, w
-
-
-def _sample_at_the_limit(params: SystolicParams, rng: np.random.Generator, m: int, k: int, n: int) -> tuple[Ints, ...]:
-    """The largest products, `k` of which pass what an accumulator holds: OS has no psum to start near that limit."""
-    act, weight = signed_range(params.act_bits)[0], signed_range(params.weight_bits)
-    return np.full((m, k), act), np.full((k, n), weight[rng.integers(2)])
-
-
-def weight_format(params: SystolicParams) -> tuple[str, dict[str, Any]]:
-    """Symmetric integers, one scale a column."""
-    require(params.weight_bits <= 8, f"systolic: formats hold weights of 2 to 8 bits, not {params.weight_bits}")
-    return f"int{params.weight_bits}", {}
-
-
-def operand(params: SystolicParams, quantized: Any) -> Ints:
-    """W from quantized weights [K, N]: their integer codes."""
-    if quantized.integers is None:
-        raise InputError("systolic: weights need integer codes with one scale a column")
-    return check_codes("W", quantized.integers, params.weight_bits)
-
-
-def from_integers(params: SystolicParams, W: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """A plain integer matrix is W as it is; the output has no fraction bits."""
-    require_codes("W", W, params.weight_bits)
-    return W, 0

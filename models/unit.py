@@ -40,7 +40,8 @@ def require(condition: bool, message: str) -> None:
 def nearest(word: str, choices: typing.Iterable[str]) -> str:
     """A hint for a mistyped name: `did you mean 'x'?` where one is close, otherwise all the valid names."""
     names = sorted(str(choice) for choice in choices)
-    close = difflib.get_close_matches(word, names, n=1)
+    same = [name for name in names if name.lower() == word.lower()]
+    close = same or difflib.get_close_matches(word, names, n=1)
     return f"did you mean {close[0]!r}?" if close else "one of: " + ", ".join(names)
 
 
@@ -54,11 +55,11 @@ class Timing:
 
     total_cycles: Any
     load_cycles: Any
-    """cycles in which stationary operands are loaded"""
+    """cycles in which stationary operands are loaded; those hidden under a tile at work are not counted"""
     stream_cycles: Any
     """cycles in which activations are transferred"""
     drain_cycles: Any
-    """all others: fill, drain and the latency between folds"""
+    """all others: fill, drain, the latency between folds, and waiting for a tile that loads under another"""
     work: Any
     """useful operations: multiply-accumulates of a GEMM, input points of a transform"""
     peak_per_cycle: int
@@ -67,6 +68,8 @@ class Timing:
     """cycles lost to idle inputs or back-pressure; 0 here by definition, counted by the system model"""
     column_cycles: Ints | None = None
     """where columns run on their own: the cycles in which each of them computed, over the whole run"""
+    sync_cycles: int | None = None
+    """where columns run on their own: column-cycles in which one had done its share and the slowest had not"""
 
     @property
     def utilization(self) -> Any:
@@ -79,13 +82,11 @@ class Timing:
         return share if share.ndim else float(share)
 
     @property
-    def sync_loss(self) -> float | None:
-        """Share of the columns' cycles, loading left out, in which they waited for each other, for a beat or for the
-        output; None where columns do not run on their own."""
-        if self.column_cycles is None:
-            return None
-        room = (self.total_cycles - self.load_cycles) * len(self.column_cycles)
-        return 1 - float(self.column_cycles.sum()) / room
+    def column_room(self) -> int:
+        """Column-cycles in all, loading left out, where columns run on their own."""
+        return int(self.total_cycles - self.load_cycles) * len(
+            self.column_cycles if self.column_cycles is not None else ()
+        )
 
 
 @dataclass(frozen=True)
@@ -278,8 +279,10 @@ class Compared:
     family: str
     architecture: str
     style: str
-    """how it multiplies and accumulates; `mac` is the baseline, one for each architecture"""
+    """how it multiplies and accumulates"""
     params: Any
+    baseline: str = "mac"
+    """the style, one of each architecture, that ratios are over"""
     published: Published | None = None
     differs: str = ""
     """why our ratio and the paper's differ"""
@@ -294,7 +297,7 @@ class Unit:
     - its params class, named like the unit with `Params` behind (`LutGemmParams`), and `PRESETS`, name -> params;
     - `golden(params, *operands)`: what the hardware computes, int64, vectorised;
     - `timing(params, **shape)`: exact cycles as `Timing`; shapes may be int64 arrays. Where cycles depend on what the
-      operands hold, it takes more than M, K and N; `shape_of` gives all of it;
+      operands hold, it takes one shape and more than M, K and N; `shape_of` gives all of it;
     - `trace(params, stimulus)`: every port of every cycle as `Trace`;
     - `ops(params, **shape)`: the energy-bearing operations as a tuple of `Op`;
     - `beats(params, *operands)`: the input beats of a whole run; `result(params, operands, out_beats)`: its inverse,
@@ -302,11 +305,10 @@ class Unit:
     - `shape_of(params, *operands)`: the shape, and whatever else `timing` and `ops` take;
     - `sample(params, rng, **shape)`: random operands with corners, of a random small shape where none is given;
     - GEMM engines have the parameters `act_bits`, `weight_bits` and `acc_bits`, take a starting psum [M, N] as an
-    optional
-      last operand of `golden`, `beats` and `shape_of` (or refuse it), and also define `weight_format(params)`: name and
-      options of the `models.formats` format whose codes the engine takes, integers with one step a column;
-      `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W,
-      with the number of fraction bits of the output;
+      optional last operand of `golden`, `beats` and `shape_of` (or refuse it), and also define `weight_format(params)`:
+      name and options of the `models.formats` format whose codes the engine takes, integers with one step a column;
+      `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W, with the
+      number of fraction bits of the output;
     - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`.
     """
 

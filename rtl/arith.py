@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
@@ -47,17 +48,36 @@ def product_rows(m: Module, digits: list[Digit], b: Value, width: int) -> list[V
     low bits of the next row, the last in the row of its own. A row's sign bit, at 2i + len(b), is inverted, which adds
     2^(2i + len(b)); what takes that away again for all rows together is a constant in the empty top bits of row 0.
     """
+    return _rows(m, digits, b, width, lambda sign: _signs_of_all(sign, len(digits), width))
+
+
+def positive_rows(m: Module, digits: list[Digit], b: Value, width: int) -> list[Value]:
+    """Words whose sum is that of digit_i 4^i times the signed `b`, and the sum of 4^i 2^len(b) over all i besides.
+
+    As `product_rows`, without the constant: no word is negative, so that the words which `compress` makes of them add
+    up to their sum itself and not only modulo 2^width, where `width` holds the sum.
+    """
+    return _rows(m, digits, b, width, lambda sign: ~sign)
+
+
+def _rows(m: Module, digits: list[Digit], b: Value, width: int, first_top: Callable[[Value], Value]) -> list[Value]:
+    """Row 0 has `first_top` of its sign bit from there upwards, all others the inverted sign bit alone."""
     rows = []
     due: Value = Const(0, 0)
     for i, digit in enumerate(digits):
-        single, double = Cat(b, b[-1]), Cat(Const(0, 1), b)
-        size = len(single)
-        picked = (single & Value.cast(digit.one).replicate(size)) | (double & Value.cast(digit.two).replicate(size))
-        row = _named(m, picked ^ Value.cast(digit.neg).replicate(size), size)
-        top = _signs_of_all(row[-1], len(digits), width) if i == 0 else ~row[-1]
+        row = product_row(m, digit, b)
+        top = ~row[-1] if i else first_top(row[-1])
         rows.append(_named(m, Cat(due, row[:-1], top), width))
         due = Cat(Const(0, 2 * i), digit.neg, Const(0, 1))
     return [*rows, _named(m, due, width)]
+
+
+def product_row(m: Module, digit: Digit, b: Value) -> Value:
+    """digit times the signed `b`, one bit wider than it, complemented where negative: `neg` is still to be added."""
+    single, double = Cat(b, b[-1]), Cat(Const(0, 1), b)
+    size = len(single)
+    picked = (single & Value.cast(digit.one).replicate(size)) | (double & Value.cast(digit.two).replicate(size))
+    return _named(m, picked ^ Value.cast(digit.neg).replicate(size), size)
 
 
 def _signs_of_all(sign: Value, rows: int, width: int) -> Value:
@@ -71,6 +91,7 @@ def _signs_of_all(sign: Value, rows: int, width: int) -> Value:
 
 def compress(m: Module, rows: list[Value], width: int) -> tuple[Value, Value]:
     """Sum and carry words whose sum is that of `rows` (two or more), modulo 2^width; rows of 3:2 compressors."""
+    rows = [Value.cast(row) for row in rows]
     while len(rows) > 2:
         whole = len(rows) - len(rows) % 3
         pairs = [full_adders(m, *rows[i : i + 3], width) for i in range(0, whole, 3)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from amaranth.hdl import Cat, Const, Module, Mux, Signal
+from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value
 from amaranth.lib.wiring import Component, In, Out
 
 
@@ -17,7 +17,7 @@ class Pipeline(Component):
                 "accept": In(1),  # the output's ready
                 "advance": Out(1),
                 "shown": Out(1),  # the output's valid
-                "before": Out(latency - 1),  # which stages before the output register hold a beat
+                "before": Out(max(latency - 1, 1)),  # which stages before the output register hold a beat
             }
         )
 
@@ -76,7 +76,7 @@ class StationaryControl(Component):
         m.submodules.pipeline = pipeline = Pipeline(self.latency)
         full = Signal(self.buffers)
         loading, active = (self._turn(m, name) for name in ("loading", "active"))
-        loaded = Signal(range(self.load_beats))
+        loaded = Signal(range(max(self.load_beats, 2)))  # of one beat too: Verilog has no signals without bits
         taken, load = Signal(), Signal()
         m.d.comb += [
             pipeline.taken.eq(taken),
@@ -116,3 +116,39 @@ class StationaryControl(Component):
             m.d.sync += stages.eq(Cat(active[0], stages[:-1]))
         of_loading = Mux(loading[0], stages[:-1], ~stages[:-1])
         return (pipeline.before & of_loading).any()
+
+
+def output_stationary_control(m: Module, unit: Any, geometry: Any) -> tuple[Value, Value, Value]:
+    """The control of a unit with the discipline `geometry` (models.gemm.OutputStationary), joined to its streams.
+
+    Gives three signals: operands are taken in this cycle; sums shift down one row; resolving adders take what stands
+    in the last row.
+    """
+    i_act, i_weight, o_psum = unit.i_act, unit.i_weight, unit.o_psum
+    # at least one bit, of no cycles too: Verilog has no signals without bits
+    flush, drain = Signal(range(max(geometry.flush_cycles, 1) + 1)), Signal(range(geometry.tile_m + 1))
+    free, taken, ready, shift = (Signal(name=name) for name in ("free", "taken", "drained", "shift"))
+    m.d.comb += [
+        free.eq((flush == 0) & (drain == 0)),
+        i_act.ready.eq(free & i_weight.valid),
+        i_weight.ready.eq(free & i_act.valid),
+        taken.eq(free & i_act.valid & i_weight.valid),
+        ready.eq((drain != 0) & (flush == 0)),
+    ]
+    with m.If(flush != 0):
+        m.d.sync += flush.eq(flush - 1)
+    with m.Elif(shift):
+        m.d.sync += drain.eq(drain - 1)
+    with m.If(taken & i_act.payload.last):
+        m.d.sync += [flush.eq(geometry.flush_cycles), drain.eq(geometry.tile_m)]
+    if not geometry.resolving:
+        m.d.comb += [o_psum.valid.eq(ready), shift.eq(ready & o_psum.ready)]
+        return taken, shift, Const(1, 1)
+    m.submodules.resolving = resolving = Pipeline(1)
+    m.d.comb += [
+        resolving.accept.eq(o_psum.ready),
+        resolving.taken.eq(shift),
+        shift.eq(ready & resolving.advance),
+        o_psum.valid.eq(resolving.shown),
+    ]
+    return taken, shift, resolving.advance

@@ -5,7 +5,7 @@ from __future__ import annotations
 from amaranth.hdl import Cat, Const, Module, Signal, Value, signed, unsigned
 from amaranth.lib.wiring import Component, In, Out
 
-from models.bits import Overflow
+from models.bits import Overflow, signed_bits, signed_range
 from models.style import Style
 from rtl import booth, ent
 from rtl.arith import compress, delay, fit, product_rows
@@ -14,8 +14,12 @@ from rtl.emit import shared
 
 def enter(m: Module, style: Style, operand: Value, advance: Value, *, reset: bool = False) -> Value:
     """The signed operand as it travels: behind an encoder and its register, or as it is."""
-    encoded = ent.encode(m, operand) if style is Style.ENT else operand
-    return meet(m, style, encoded, advance, reset=reset)
+    return meet(m, style, encode(m, style, operand), advance, reset=reset)
+
+
+def encode(m: Module, style: Style, operand: Value) -> Value:
+    """The signed operand in the form in which it travels, from an encoder where the style has one at the edge."""
+    return ent.encode(m, operand) if style is Style.ENT else operand
 
 
 def meet(m: Module, style: Style, value: Value, advance: Value, *, reset: bool = False) -> Value:
@@ -28,19 +32,33 @@ def widen(style: Style, psum: Value) -> Value:
     return Cat(psum, Const(0, len(psum))) if style is Style.OPT1 else psum
 
 
-def multiply_add(m: Module, style: Style, moving: Value, held: Value, psum: Value, params: object) -> Value:
-    """psum + moving * held as `params.acc_bits` and `params.overflow` say; `moving` as it travels, `held` signed."""
-    acc_bits, overflow = params.acc_bits, params.overflow  # type: ignore[attr-defined]  # every array has them
+def multiply(m: Module, style: Style, moving: Value, held: Value, width: int) -> Value:
+    """moving * held, signed, modulo 2^width, by a multiplier or from digits; `moving` as it travels, `held` signed."""
+    if style is Style.MAC:
+        return (moving.as_signed() * held)[:width].as_signed()
+    sum_, carry = compress(m, product_rows(m, ent.digits(moving), held, width), width)
+    return (sum_ + carry)[:width].as_signed()
+
+
+def multiply_add(
+    m: Module, style: Style, moving: Value, held: Value, psum: Value, acc_bits: int, overflow: Overflow
+) -> Value:
+    """psum + moving * held in `acc_bits` bits; `moving` as it travels, `held` signed."""
     if style is Style.MAC:
         return fit(m, psum.as_signed() + moving.as_signed() * held, acc_bits, overflow)
     if style is Style.OPT1:
         rows = product_rows(m, booth.digits(moving.as_signed()), held, acc_bits)
         return Cat(*compress(m, [*rows, psum[:acc_bits], psum[acc_bits:]], acc_bits))
     # a sum that wraps needs no bit above the register; one that saturates must be exact first
-    exact = max(acc_bits, len(moving) - 1 + len(held)) + 1
-    return fit(
-        m, _digits_added(m, moving, held, psum, acc_bits if overflow is Overflow.WRAP else exact), acc_bits, overflow
-    )
+    width = acc_bits if overflow is Overflow.WRAP else _exact_bits(acc_bits, len(moving) - 1, len(held))
+    return fit(m, _digits_added(m, moving, held, psum, width), acc_bits, overflow)
+
+
+def _exact_bits(acc_bits: int, moving_bits: int, held_bits: int) -> int:
+    """Of an accumulator's value plus a product: each at its greatest, or the accumulator at its least with a product
+    of the same magnitude."""
+    (low, high), product = signed_range(acc_bits), 1 << (moving_bits + held_bits - 2)
+    return signed_bits(low - product, high + product)
 
 
 def _digits_added(m: Module, code: Value, held: Value, psum: Value, width: int) -> Value:

@@ -8,12 +8,11 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigne
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
-from models.style import Style
 from models.systolic import Dataflow, SystolicParams
 from rtl.arith import delay
 from rtl.emit import shared
-from rtl.stationary import Pipeline, stationary_control
-from rtl.style import enter, leave, meet, multiply_add, widen
+from rtl.stationary import output_stationary_control, stationary_control
+from rtl.style import encode, enter, leave, meet, multiply_add, widen
 
 
 def _vector(bits: int, lanes: int) -> data.ArrayLayout:
@@ -35,7 +34,7 @@ def streams(params: SystolicParams) -> dict[str, Any]:
         **{f"i_{name}": {name: _vector(bits, p.cols)} for name, bits in held.items()},
         **{f"i_{name}": {**vectors, "last": 1} for name in moving},
     }
-    inputs = {name: In(stream.Signature(data.StructLayout(payload))) for name, payload in sorted(payloads.items())}
+    inputs = {name: In(stream.Signature(data.StructLayout(payload))) for name, payload in payloads.items()}
     return {**inputs, "o_psum": Out(stream.Signature(data.StructLayout({"psum": _vector(p.acc_bits, p.cols)})))}
 
 
@@ -83,12 +82,11 @@ class StationaryPe(Component):
         for i, tile in enumerate(tiles):
             with m.If(self.load[i]):
                 m.d.sync += tile.eq(self.held.word_select(i, p.held_bits))
+        held = _held(p, tiles, self.select)
+        total = multiply_add(m, p.style, self.moving, held, self.psum, p.acc_bits, p.overflow)
         select: Value = Const(1, 1)
         with m.If(self.advance):
-            m.d.sync += [
-                moving.eq(self.moving),
-                psum.eq(multiply_add(m, p.style, self.moving, _held(p, tiles, self.select), self.psum, p)),
-            ]
+            m.d.sync += [moving.eq(self.moving), psum.eq(total)]
             if p.buffers > 1:
                 select = Signal(p.buffers, name="select_reg", init=1, reset_less=True)
                 m.d.sync += select.eq(self.select)
@@ -112,8 +110,10 @@ def _stationary(m: Module, array: Systolic) -> list[Value]:
     advance = control.advance
     operands = getattr(vectors.payload, p.geometry.moving)
     moving = [delay(m, enter(m, p.style, operands[r], advance), r, advance) for r in range(p.rows)]
-    active = meet(m, p.style, control.active, advance)
-    selects = [delay(m, active, r, advance) if p.buffers > 1 else active for r in range(p.rows)]
+    selects: list[Value] = [Const(1, 1)] * p.rows
+    if p.buffers > 1:
+        active = meet(m, p.style, control.active, advance)
+        selects = [delay(m, active, r, advance) for r in range(p.rows)]
     psums = [
         widen(p.style, delay(m, meet(m, p.style, vectors.payload.psum[c], advance), c, advance)) for c in range(p.cols)
     ]
@@ -157,7 +157,7 @@ class OutputStationaryPe(Component):
         p = self.params
         registers = {name: Signal(len(getattr(self, name)), name=f"{name}_reg") for name in ("act", "weight", "psum")}
         psum = registers["psum"]
-        total = multiply_add(m, p.style, self.act, self.weight.as_signed(), psum, p)
+        total = multiply_add(m, p.style, self.act, self.weight.as_signed(), psum, p.acc_bits, p.overflow)
         m.d.sync += [
             registers["act"].eq(self.act),
             registers["weight"].eq(self.weight),
@@ -169,15 +169,14 @@ class OutputStationaryPe(Component):
 
 def _output_stationary(m: Module, array: Systolic) -> list[Value]:
     p, i_act, i_weight = array.params, array.i_act, array.i_weight
-    taken, shift, advance = _output_control(m, array)
+    taken, shift, advance = output_stationary_control(m, array, p.output_geometry)
     always = Const(1, 1)
     acts, weights = [], []
     for r in range(p.rows):
-        act = enter(m, p.style, Mux(taken, i_act.payload.act[r], 0).as_signed(), always, reset=True)
-        acts.append(delay(m, act, r, always, reset=True))
+        act = encode(m, p.style, Mux(taken, i_act.payload.act[r], 0).as_signed())
+        acts.append(delay(m, act, 1 + r, always, reset=True))
     for c in range(p.cols):
-        weight = meet(m, p.style, Mux(taken, i_weight.payload.weight[c], 0), always, reset=True)
-        weights.append(delay(m, weight, c, always, reset=True))
+        weights.append(delay(m, Mux(taken, i_weight.payload.weight[c], 0), 1 + c, always, reset=True))
     psums: list[Value] = [
         Signal(p.style.psum_bits(p.acc_bits), name=f"top_{c}") for c in range(p.cols)
     ]  # zero: clears on the way out
@@ -187,34 +186,3 @@ def _output_stationary(m: Module, array: Systolic) -> list[Value]:
             m.d.comb += [pe.shift.eq(shift), pe.act.eq(acts[r]), pe.weight.eq(weights[c]), pe.psum.eq(psums[c])]
             acts[r], weights[c], psums[c] = pe.act_out, pe.weight_out, pe.psum_out
     return [leave(m, p.style, psum, advance) for psum in psums]
-
-
-def _output_control(m: Module, array: Systolic) -> tuple[Value, Value, Value]:
-    """Operands taken in this cycle; sums shift down one row; resolving adders take what stands in the last row."""
-    p, i_act, i_weight, o_psum = array.params, array.i_act, array.i_weight, array.o_psum
-    flush, drain = Signal(range(p.flush_cycles + 1)), Signal(range(p.rows + 1))
-    free, taken, ready, shift = (Signal(name=name) for name in ("free", "taken", "drained", "shift"))
-    m.d.comb += [
-        free.eq((flush == 0) & (drain == 0)),
-        i_act.ready.eq(free & i_weight.valid),
-        i_weight.ready.eq(free & i_act.valid),
-        taken.eq(free & i_act.valid & i_weight.valid),
-        ready.eq((drain != 0) & (flush == 0)),
-    ]
-    with m.If(flush != 0):
-        m.d.sync += flush.eq(flush - 1)
-    with m.Elif(shift):
-        m.d.sync += drain.eq(drain - 1)
-    with m.If(taken & i_act.payload.last):
-        m.d.sync += [flush.eq(p.flush_cycles), drain.eq(p.rows)]
-    if p.style is not Style.OPT1:
-        m.d.comb += [o_psum.valid.eq(ready), shift.eq(ready & o_psum.ready)]
-        return taken, shift, Const(1, 1)
-    m.submodules.resolving = resolving = Pipeline(1)
-    m.d.comb += [
-        resolving.accept.eq(o_psum.ready),
-        resolving.taken.eq(shift),
-        shift.eq(ready & resolving.advance),
-        o_psum.valid.eq(resolving.shown),
-    ]
-    return taken, shift, resolving.advance

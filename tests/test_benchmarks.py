@@ -13,6 +13,8 @@ from hwsim.verify import RtlRun
 TINY = {
     "gemm": lambda: numeric.gemm(size=24, array=4, rounds=2),
     "gemm-saturate": lambda: numeric.gemm_saturate(size=150, array=4, rounds=2),
+    "goldens": lambda: numeric.goldens(size=40, rounds=2),
+    "sparse-timing": lambda: numeric.sparse_timing(size=40, rounds=2),
     "lutgemm": lambda: numeric.lutgemm(size=24, rounds=2),
     "fwht": lambda: numeric.walsh_hadamard(size=16, rounds=2),
     "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
@@ -58,7 +60,7 @@ def test_an_rtl_that_differs_ends_the_run(monkeypatch, fault, what):
         return RtlRun(output=got.output + fault[0], cycles=got.timing.total_cycles + fault[1], seconds=1.0)
 
     monkeypatch.setattr(hardware, "build_seconds", Mock(return_value=0.5))
-    monkeypatch.setattr("hwsim.verify.run_gemm", differing)
+    monkeypatch.setattr("hwsim.verify.run_rtl", differing)
     with pytest.raises(measure.WrongResult, match=f"rtl: {what}"):
         TINY["rtl"]()
 

@@ -26,7 +26,7 @@ def hwsim(monkeypatch, capsys):
     return run
 
 
-COMMANDS = ("units", "gemm", "verify", "emit", "synth", "sweep", "report")
+COMMANDS = ("units", "gemm", "verify", "emit", "synth", "compare", "sweep", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -57,6 +57,22 @@ def test_gemm_reports_exact_cycles_and_energy(hwsim):
     table = hwsim(*arguments)[1]
     assert f"{answer['total_cycles']:,}" in table
     assert "energy [pJ]" in table
+
+
+def test_gemm_says_how_evenly_columns_were_busy_and_what_waiting_cost(hwsim):
+    arguments = ("gemm", "opt4c", "--shape", 32, 64, 16, "--sigma", 20)
+    answer = json.loads(hwsim(*arguments, "--json")[1])
+    busy = answer["columns"]
+    assert len(busy) == 4
+    assert answer["column_least_cycles"] == min(busy) < max(busy) == answer["column_most_cycles"]
+    room = 4 * (answer["total_cycles"] - answer["load_cycles"])
+    assert answer["columns_idle_fraction"] == pytest.approx(1 - sum(busy) / room)
+    assert 0 < answer["lost_at_sync_fraction"] < answer["columns_idle_fraction"] < 1
+    assert "lost at sync" in hwsim(*arguments)[1].replace("_", " ")
+    sparse = json.loads(hwsim(*arguments[:-1], 1, "--json")[1])
+    assert sparse["total_cycles"] < answer["total_cycles"]
+    assert "columns" not in json.loads(hwsim("gemm", "systolic", "--shape", 3, 4, 5, "--json")[1])
+    assert "sigma must be a finite number of at least 0" in hwsim(*arguments[:-1], "nan")[2]
 
 
 def test_one_seed_one_result(hwsim):

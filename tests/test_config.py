@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from hwsim.config import MAX_BYTES, MAX_DEPTH, Point, load_study, load_yaml
+from hwsim.evaluate import check
 from models.unit import InputError
 
+SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
 QUICKSTART = Path(__file__).parent.parent / "sweeps" / "quickstart.yaml"
 
 STUDY = """\
@@ -29,6 +31,15 @@ def written(folder, text):
     path = folder / "s.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return path
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_study_of_the_project_has_points_that_can_be_evaluated(path):
+    points = load_study(path).points()
+    assert len({point.label for point in points}) == len(points) > 30
+    for point in points:
+        assert check(point)["engine"]
+    assert f"{len(points)} points" in path.read_text()
 
 
 def test_points_are_the_product_in_a_fixed_order(tmp_path):

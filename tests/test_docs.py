@@ -15,11 +15,12 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_cycle_table_is_what_the_code_computes():
-    spec = importlib.util.spec_from_file_location("cycles", ROOT / "docs" / "cycles.py")
-    cycles = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(cycles)
-    assert (ROOT / "docs" / "cycles.md").read_text() == cycles.page()
+@pytest.mark.parametrize("name", ["cycles", "digits"])
+def test_a_computed_table_is_what_its_script_writes(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert (ROOT / "docs" / f"{name}.md").read_text() == script.page()
 
 
 BEFORE = """

@@ -22,8 +22,8 @@ def test_each_module_is_defined_once_and_every_instance_has_its_module(name):
 
 def test_a_pe_is_written_once_and_instantiated_rows_times_cols_times():
     text = emit(unit("systolic").params(rows=5, cols=7))
-    assert len(re.findall(r"^module weight_stationary_pe", text, flags=re.MULTILINE)) == 1
-    assert len(re.findall(r"^ +weight_stationary_pe_0 +pe_\d+_\d+ \(", text, flags=re.MULTILINE)) == 35
+    assert len(re.findall(r"^module stationary_pe", text, flags=re.MULTILINE)) == 1
+    assert len(re.findall(r"^ +stationary_pe_0 +pe_\d+_\d+ \(", text, flags=re.MULTILINE)) == 35
 
 
 def test_text_grows_by_instances_not_by_copies():

@@ -7,6 +7,8 @@ import hwsim.synth
 from hwsim.config import Point
 from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate
 from hwsim.metrics import METRICS
+from hwsim.networks import get_network
+from hwsim.quantize import quantize_network
 from models.catalog import unit
 from models.unit import InputError
 from rtl.emit import emit
@@ -62,6 +64,23 @@ def test_evaluation_is_deterministic():
     assert evaluate(point(unit="shiftadd")) == evaluate(point(unit="shiftadd"))
 
 
+@pytest.mark.parametrize("name", ["opt3", "opt4c", "opt4e"])
+def test_an_engine_whose_cycles_depend_on_digits_gets_the_networks_own_activations(name):
+    """Cycles are those of the codes that each layer really sees: not of other codes, and not of a shape."""
+    chosen = point(unit=name, weight_bits=8, params=())
+    numbers = evaluate(chosen)
+    p, entry = engine_params(chosen), unit(name)
+    network = get_network("digits-mlp", seed=1)
+    quantized = quantize_network(network, p)
+    x, cycles = network.test_x, 0
+    for i, layer in enumerate(quantized.layers):
+        codes = layer.activations.quantize(x, axis=-1).codes
+        cycles += entry.timing(p, **entry.shape_of(p, codes, layer.operand)).total_cycles
+        x = np.maximum(quantized.engine(i, x), 0)
+    assert numbers["cycles"] == cycles
+    assert 0 < numbers["utilization"] <= 1
+
+
 def test_narrow_accumulators_are_seen_in_the_accuracy():
     """The engine's own arithmetic decides: 10-bit accumulators wrap and ruin the network."""
     broken = evaluate(point(params=(("acc_bits", 10), ("cols", 4), ("rows", 4))))
@@ -89,7 +108,7 @@ def test_check_resolves_every_parameter():
     roles = check(point(transform="hadamard"))
     assert roles["engine"] == {
         **{"rows": 4, "cols": 4, "dataflow": "WS", "act_bits": 8, "weight_bits": 4, "acc_bits": 32},
-        "overflow": "wrap",
+        **{"overflow": "wrap", "style": "mac", "buffers": 1},
     }
     assert roles["transform"]["points"] == 64
     assert set(check(point())) == {"engine"}

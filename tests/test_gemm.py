@@ -112,3 +112,20 @@ def test_without_a_place_for_compiled_code_kernels_still_compile(monkeypatch):
 
     monkeypatch.setattr(gemm_kernels.numba, "njit", nowhere)
     assert gemm_kernels.compiled()(lambda x: x + 1)(41) == 42
+
+
+@pytest.mark.parametrize("acc_bits", [12, 18, 40])
+@pytest.mark.parametrize("block", [1, 2, 3, 4, 5, 8, 100])
+@pytest.mark.parametrize("overflow", list(Overflow))
+def test_blocks_are_added_exactly_and_limited_one_after_the_other(acc_bits, block, overflow):
+    rng = np.random.default_rng([acc_bits, block])
+    m, n = rng.integers(1, 40, 2)
+    k = 2 * block + int(rng.integers(1, block + 1))  # the last block is not whole but for blocks of one
+    a, w = rng.integers(-128, 128, (m, k)), rng.integers(-128, 128, (k, n))
+    low, high = signed_range(acc_bits)
+    start = rng.integers(low, high, (m, n), endpoint=True)
+    total = start.copy()
+    for i in range(0, k, block):
+        total += a[:, i : i + block] @ w[i : i + block]
+        total = np.clip(total, low, high) if overflow == "saturate" else (total - low) % (1 << acc_bits) + low
+    assert (gemm.accumulate_blocks(a, w, start, block, acc_bits, overflow) == total).all()

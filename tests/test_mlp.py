@@ -6,7 +6,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from hwsim.networks import get_network
-from hwsim.networks.mlp import digits_mlp, float_accuracy, float_linear, forward, gemm_shapes
+from hwsim.networks.mlp import digits_mlp, float_accuracy, float_linear, forward
 from models.unit import InputError
 
 
@@ -18,8 +18,7 @@ def network():
 def test_layers_have_the_stated_shapes(network):
     assert [w.shape for w in network.weights] == [(64, 128), (128, 64), (64, 10)]
     assert [b.shape for b in network.biases] == [(128,), (64,), (10,)]
-    assert gemm_shapes(network, 32) == [(32, 64, 128), (32, 128, 64), (32, 64, 10)]
-    assert all(K % 64 == 0 for _, K, _ in gemm_shapes(network, 1))
+    assert all(w.shape[0] % 64 == 0 for w in network.weights)
 
 
 def test_test_data_are_half_of_the_digits(network):

@@ -1,5 +1,6 @@
 """Counted operations against the hardware itself: registers against the flip-flops that synthesis finds."""
 
+import numpy as np
 import pytest
 
 from hwsim.synth import synthesize
@@ -32,7 +33,7 @@ def test_systolic_ws_writes_every_data_register_once_a_cycle():
     one, two = (unit("systolic").ops(p, M=m, K=3, N=4) for m in (1, 2))  # one cycle more
     a_cycle = register_bits(two) - register_bits(one)
     loading = register_bits(one) - a_cycle * unit("systolic").timing(p, M=1, K=3, N=4).total_cycles
-    control = counter_bits(p.rows) + p.rows + p.cols - 1  # beats loaded, valid bits
+    control = counter_bits(p.rows - 1) + 1 + p.rows + p.cols - 1  # beats loaded, full, valid bits
     assert loading == p.rows * (p.rows * p.cols * p.weight_bits)
     assert flip_flops(p, "systolic") == a_cycle + loading // p.rows + control
 
@@ -57,7 +58,7 @@ def test_look_up_arrays_write_every_data_register_once_a_cycle(name, half):
     a_cycle = register_bits(two) - register_bits(one)
     loading = register_bits(one) - a_cycle * unit(name).timing(p, M=1, K=array.tile_k, N=3).total_cycles
     held = array.cols * (array.rows * array.planes * array.mu + (array.planes + 1) * p.word_bits)
-    control = counter_bits(array.geometry.load_beats) + array.geometry.latency
+    control = counter_bits(array.geometry.load_beats - 1) + 1 + array.geometry.latency
     assert loading == array.geometry.load_beats * held
     assert flip_flops(p, name) == a_cycle + held + control
 
@@ -67,3 +68,149 @@ def test_hadamard_writes_every_data_register_once_a_cycle():
     p = unit("hadamard").params(points=8, in_bits=5)
     cycles = unit("hadamard").timing(p, M=1, K=8).total_cycles
     assert flip_flops(p, "hadamard") == register_bits(unit("hadamard").ops(p, M=1, K=8)) / cycles + p.stages
+
+
+STYLES = pytest.mark.parametrize("style", ["mac", "opt1", "ent"])
+SMALL = {"act_bits": 5, "weight_bits": 3, "acc_bits": 14}
+
+
+@pytest.mark.slow
+@STYLES
+def test_matrix2d_writes_every_data_register_once_a_cycle(style):
+    p = unit("matrix2d").params(rows=3, cols=2, style=style, **SMALL)
+    cycles = unit("matrix2d").timing(p, M=3, K=2, N=2).total_cycles
+    control = 1 + counter_bits(p.rows) + (style == "opt1")  # flush and drain counters, the adders' valid bit
+    assert flip_flops(p, "matrix2d") == register_bits(unit("matrix2d").ops(p, M=3, K=2, N=2)) / cycles + control
+
+
+@pytest.mark.slow
+@STYLES
+def test_adder_trees_write_every_data_register_once_a_cycle(style):
+    p = unit("adder_tree").params(lanes=6, trees=2, style=style, **SMALL)
+    one, two = (unit("adder_tree").ops(p, M=m, K=6, N=2) for m in (1, 2))
+    a_cycle = register_bits(two) - register_bits(one)
+    loading = register_bits(one) - a_cycle * unit("adder_tree").timing(p, M=1, K=6, N=2).total_cycles
+    held = p.lanes * p.trees * p.weight_bits
+    control = counter_bits(p.lanes - 1) + 1 + p.geometry.latency  # beats loaded, full, valid bits
+    assert loading == p.lanes * held
+    assert flip_flops(p, "adder_tree") == a_cycle + held + control - (zeros_of_trees(p) if style == "opt1" else 0)
+
+
+@pytest.mark.slow
+@STYLES
+def test_cube_writes_accumulators_by_blocks_and_sums_by_tiles(style):
+    p = unit("cube").params(n=2, style=style, **SMALL)
+    shapes = [{"M": 2, "K": 2, "N": 2}, {"M": 2, "K": 4, "N": 2}, {"M": 4, "K": 2, "N": 2}]
+    one, longer, twice = (register_bits(unit("cube").ops(p, **shape)) for shape in shapes)
+    cycles = [unit("cube").timing(p, **shape).total_cycles for shape in shapes]
+    assert cycles == [cycles[0], cycles[0] + 1, cycles[0] + p.gap]
+    a_cycle = (2 * one - twice) // (cycles[0] - p.gap)
+    accumulators = longer - one - a_cycle
+    sums = one - cycles[0] * a_cycle - accumulators
+    assert (accumulators, sums) == (p.n**2 * (1 + (style == "opt1")) * p.acc_bits, p.n**2 * p.acc_bits)
+    control = p.latency + 2 * (p.chain_cycles + p.gap - 1) + 1  # ends of tiles, valid and first marks, first or not
+    control += p.n**2 - zeros_of_cube(p) if style == "opt1" else 0  # accumulators resolve one cycle later
+    assert flip_flops(p, "cube") == a_cycle + accumulators + sums + control
+
+
+def zeros_of_trees(p):
+    """Bits of the trees' carry words that are always zero, which synthesis leaves out."""
+    words, found = [product_masks(p.act_bits, p.weight_bits)] * p.lanes, 0
+    for counts in p.stages:
+        size = 4 if len(counts) < len(words) else 1
+        groups = [[mask for word in words[i : i + size] for mask in word] for i in range(0, len(words), size)]
+        words = [compressed(masks, p.node_bits(count)) for masks, count in zip(groups, counts, strict=True)]
+        found += sum(zeros(pair, p.node_bits(count)) for pair, count in zip(words, counts, strict=True))
+    return p.trees * found
+
+
+def zeros_of_cube(p):
+    """The same of chains and accumulators."""
+    block, total = [(1 << p.chain_bits) - 1] * 2, [(1 << p.acc_bits) - 1] * 2
+    chain = compressed([*product_masks(p.act_bits, p.weight_bits), *block], p.chain_bits)
+    for _ in range(p.acc_bits):  # what is zero in the register is zero in what it adds to: until no more is found
+        total = compressed([-p.excess & (1 << p.acc_bits) - 1, *block, *total], p.acc_bits)
+    return p.n**3 * zeros(chain, p.chain_bits) + p.n**2 * zeros(total, p.acc_bits)
+
+
+def zeros(words, width):
+    return sum(width - word.bit_count() for word in words)
+
+
+def product_masks(moving_bits, held_bits):
+    """Bits of a product's rows that can be set: a digit's multiple and what is due to the digit before it."""
+    digits = -(-moving_bits // 2)
+    rows = [((2 << held_bits) - 1) << 2 * i | (1 << 2 * i >> 2) * (i > 0) for i in range(digits)]
+    return [*rows, 1 << 2 * digits - 2]
+
+
+def compressed(masks, width):
+    """Bits of the sum and the carry word that can be set, where `masks` are those of the words that go in."""
+    while len(masks) > 2:
+        whole = len(masks) - len(masks) % 3
+        groups = [masks[i : i + 3] for i in range(0, whole, 3)]
+        pairs = [(a | b | c, ((a & b) | (a & c) | (b & c)) << 1 & (1 << width) - 1) for a, b, c in groups]
+        masks = [word for pair in pairs for word in pair] + masks[whole:]
+    return masks
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["opt3", "opt4c", "opt4e"])
+def test_sparse_arrays_write_weights_and_digits_when_taken_and_the_rest_in_every_cycle(name):
+    p = unit(name).params(rows=3, cols=2, tile_k=32, act_bits=5, weight_bits=3, acc_bits=14)
+    w = np.ones((32, 3), dtype=np.int64)
+    rows = [np.full((m, 32), value) for m, value in ((1, 0), (1, 1), (2, 0))]
+    shapes = [unit(name).shape_of(p, a, w) for a in rows]
+    zeros, ones, twice = (register_bits(unit(name).ops(p, **shape)) for shape in shapes)
+    cycles = [unit(name).timing(p, **shape).total_cycles for shape in shapes]
+    a_cycle = (ones - zeros) // (cycles[1] - cycles[0])
+    a_row = twice - zeros - a_cycle * (cycles[2] - cycles[0])
+    loading = zeros - a_cycle * cycles[0] - a_row
+    array = p.array
+    codes = array.copies * array.tile_k * (p.act_bits + 1)
+    assert a_row == codes
+    assert loading == p.tile_k * (p.rows * p.tile_k * p.weight_bits)
+    lane = 3 + array.groups + (array.lanes > 1)  # digits of the group that are done, which group, waiting
+    sequencer = 4 + array.digits + array.lanes * lane  # busy, first of a bit-weight, valid, final; which bit-weight
+    control = 3 * p.cols + counter_bits(p.tile_k) + 2  # full, whose turn at either end; beats loaded; sums in adders
+    held = loading // p.tile_k + p.cols * codes
+    assert flip_flops(p, name) == a_cycle + held + array.copies * p.cols * sequencer + control
+
+
+SYSTOLIC = [(d, s, b) for d in ("WS", "IS") for s, b in (("mac", 2), ("opt1", 1), ("ent", 1), ("ent", 2))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dataflow, style, buffers", [*SYSTOLIC, ("OS", "opt1", 1), ("OS", "ent", 1)])
+def test_systolic_styles_and_buffers_write_every_data_register_once_a_cycle(dataflow, style, buffers):
+    entry, shape = unit("systolic"), {"M": 2, "K": 2, "N": 2}
+    p = entry.params(rows=2, cols=3, dataflow=dataflow, style=style, buffers=buffers, **SMALL)
+    tile = 0 if dataflow == "OS" else p.rows * p.cols * p.held_bits
+    cycles = entry.timing(p, **shape).total_cycles
+    a_cycle, rest = divmod(register_bits(entry.ops(p, **shape)) - p.rows * tile, cycles)
+    assert rest == 0
+    if dataflow == "OS":
+        control = counter_bits(p.output_geometry.flush_cycles) + counter_bits(p.rows) + (style == "opt1")
+    else:
+        latency = p.geometry.latency
+        control = counter_bits(p.rows - 1) + buffers + latency  # beats loaded, full buffers, valid bits
+        control += (buffers - 1) * (2 * buffers + latency - 1)  # whose turn it is, what a stage's vector works with
+        control -= p.rows * p.cols * zeros_of_pe(p) if style == "opt1" else 0
+    assert flip_flops(p, "systolic") == a_cycle + buffers * tile + control
+
+
+def zeros_of_pe(p):
+    """Bits of a PE's carry word that are always zero, which synthesis leaves out: its pair may come in with any bit."""
+    whole = (1 << p.acc_bits) - 1  # the first row's empty places hold a constant
+    rows = product_masks(p.moving_bits, p.held_bits)
+    return zeros(compressed([whole, *rows[1:], whole, whole], p.acc_bits), p.acc_bits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act_bits", [2, 6, 8])
+def test_opt2_writes_every_data_register_once_a_cycle(act_bits):
+    """Of an even width: the top digit of an odd one leaves a bit of its sum unused."""
+    p = unit("opt2").params(rows=4, cols=2, tile_k=2, act_bits=act_bits, weight_bits=4, acc_bits=20)
+    one, two = (register_bits(unit("opt2").ops(p, M=m, K=4, N=2)) for m in (1, 2))
+    control = counter_bits(p.rows - 1) + 1 + p.geometry.latency
+    assert flip_flops(p, "opt2") == two - one + p.rows * p.cols * p.weight_bits + control

@@ -105,8 +105,3 @@ def accuracy(network: Mlp, linear: Linear) -> float:
 def float_accuracy(network: Mlp) -> float:
     """Accuracy of the network in float64, before any quantization."""
     return accuracy(network, partial(float_linear, network))
-
-
-def gemm_shapes(network: Mlp, batch: int) -> list[tuple[int, int, int]]:
-    """(M, K, N) of every linear layer for `batch` inputs."""
-    return [(batch, *w.shape) for w in network.weights]

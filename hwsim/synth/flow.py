@@ -21,10 +21,12 @@ def best(verilog: str, top: str, library: Library, time_limit_s: float) -> Synth
 
 def measure(netlist: dict[str, Any], top: str, library: Library, multiplier: str) -> SynthResult:
     """Area and critical path of one mapped netlist."""
-    return measured(netlist, top, library, multiplier)[0]
+    return measured(netlist, top, library, multiplier, {})[0]
 
 
-def measured(netlist: dict[str, Any], top: str, library: Library, multiplier: str) -> tuple[SynthResult, Path]:
+def measured(
+    netlist: dict[str, Any], top: str, library: Library, multiplier: str, flows: dict[str, str]
+) -> tuple[SynthResult, Path]:
     """The same, and the path itself."""
     blocks = blocks_of(netlist, top, library)
     counts = instance_counts(blocks, top)
@@ -42,6 +44,7 @@ def measured(netlist: dict[str, Any], top: str, library: Library, multiplier: st
         cells=dict(sorted(cells.items())),
         modules=tuple((n, counts[n], _area(own[n] + loads[n].trees, library)) for n in blocks),
         multiplier=multiplier,
+        flows=flows,
         library=library.name,
         tools={"pyosys": yosys.version()},
     )

@@ -1,9 +1,10 @@
 """Run as a program, in a child process: maps each module of design.v in many ways and keeps the promising ones.
 
-Argument: JSON with `top`, `fronts` (name -> arguments of Yosys's `synth` and what a module must hold for it to differ
-from the first), `maps` (name -> ABC commands from the AIG to gates) and `targets` (multiples of a mapping's own
-shortest delay, to which its gates are resized). Leaves `candidate<n>.json` for each kept netlist, and
-`candidates.json`: number, module, flow, area and delay as ABC counts them, of one module's logic alone.
+Argument: JSON with `top`, `fronts` (name -> arguments of Yosys's `synth`, and cells of which a module must hold one for
+it to differ from the first), `products` (the cells that multiply), `maps` (name -> ABC commands from the AIG to gates)
+and `targets` (multiples of a mapping's own shortest delay, for which its gates are resized). Leaves
+`candidate<n>.json` for each kept netlist, and `candidates.json`: number, module, flow, area and delay as ABC counts
+them, of the module's logic alone.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,6 +41,7 @@ class Candidate(NamedTuple):
     flow: tuple[str, ...]
     area: float
     delay: float
+    multiplies: bool
 
 
 Module = tuple[str, set[str]]
@@ -67,18 +70,30 @@ class Mapper:
         self.run(("design -save begin",))
         return found
 
-    def explore(self, number: int, module: str, types: set[str]) -> list[Candidate]:
+    def explore(self, number: int, module: Module) -> list[Candidate]:
         """The candidates of a module that no other one beats in both area and delay."""
+        _, types = module
         kept: list[Candidate] = []
+        seen: list[Counter[str]] = []
         for front, (arguments, needs) in self.task["fronts"].items():
-            if not needs or types.intersection(needs):
-                self.run(FRONT, number=number, arguments=arguments)
-                for name, commands in self.task["maps"].items():
-                    kept = unbeaten([*kept, *self._resized(module, (front, name), commands, kept)])
+            if needs and types.isdisjoint(needs):
+                continue
+            self.run(FRONT, number=number, arguments=arguments)
+            gates = Counter(str(cell.type) for cell in self._module(number).cells_.values())
+            if gates in seen:  # no adder of it has a carry that could be looked ahead
+                continue
+            seen.append(gates)
+            for name, commands in self.task["maps"].items():
+                kept = unbeaten([*kept, *self._resized(module, (front, name), commands, kept)])
         return kept
 
+    def _module(self, number: int) -> Any:
+        """The module of that number."""
+        mark = ys.IdString("\\hwsim")  # made anew: Yosys forgets the names that nothing in a design uses
+        return next(m for m in self.design.modules_.values() if m.get_string_attribute(mark) == str(number))
+
     def _resized(
-        self, module: str, flow: tuple[str, ...], commands: str, others: list[Candidate]
+        self, module: Module, flow: tuple[str, ...], commands: str, others: list[Candidate]
     ) -> Iterator[Candidate]:
         """The mapping for speed and, where that or its smallest sizes are worth it, its sizes in between."""
         first = self._mapped(module, flow, commands, None)
@@ -92,7 +107,7 @@ class Mapper:
             for target in between:
                 yield self._mapped(module, (*flow, f"{target:g}"), commands, first.delay * target)
 
-    def _mapped(self, module: str, flow: tuple[str, ...], commands: str, target_ps: float | None) -> Candidate:
+    def _mapped(self, module: Module, flow: tuple[str, ...], commands: str, target_ps: float | None) -> Candidate:
         size = "" if target_ps is None else f" -D {round(target_ps)}"
         script = f"strash\n{commands}\nbuffer -c\ntopo\nupsize{size}\ndnsize{size}\nstime -p\n"
         Path("map.abc").write_text(script)
@@ -107,7 +122,8 @@ class Mapper:
         )
         found = MAPPED.search(Path("abc.txt").read_text())
         area, delay = map(float, found.groups()) if found else (0.0, 0.0)
-        return Candidate(number, module, flow, area, delay)
+        name, types = module
+        return Candidate(number, name, flow, area, delay, not types.isdisjoint(self.task["products"]))
 
 
 def unbeaten(candidates: list[Candidate]) -> list[Candidate]:
@@ -121,7 +137,7 @@ def unbeaten(candidates: list[Candidate]) -> list[Candidate]:
 
 def main() -> None:
     mapper = Mapper(json.loads(sys.argv[1]))
-    kept = [c for n, (name, types) in enumerate(mapper.modules()) for c in mapper.explore(n, name, types)]
+    kept = [c for number, module in enumerate(mapper.modules()) for c in mapper.explore(number, module)]
     numbers = {candidate.number for candidate in kept}
     for number in set(range(mapper.made)) - numbers:
         Path(f"candidate{number}.json").unlink()

@@ -400,11 +400,11 @@ class _Tracer:
     def _start(self, timing: Timing, node: Node, prefix: str) -> list[Step]:
         start = timing.starts.get(node)
         if start is None:
-            return [Step(module=timing.block.name, where=prefix + _net(timing, node), cell="input", delay=0.0)]
+            return [_step(timing, prefix, node, "input", 0.0)]
         instance = timing.block.instances[start.instance]
         child = self.timings.get(instance.type)
         if child is None:
-            return [Step(module=timing.block.name, where=prefix + _net(timing, node), cell=f"{instance.type} launch", delay=start.time)]
+            return [_step(timing, prefix, node, f"{instance.type} launch", start.time)]
         inner = 2 * child.block.outputs[start.pin] + node % 2
         _, by = longest(child.edges, {n: s.time for n, s in child.starts.items()})
         return self._to(child, by, inner, f"{prefix}{instance.name}.")
@@ -413,7 +413,7 @@ class _Tracer:
         instance = timing.block.instances[edge.instance]
         child = self.timings.get(instance.type)
         if child is None:
-            return [Step(module=timing.block.name, where=prefix + _net(timing, edge.target), cell=instance.type, delay=edge.delay)]
+            return [_step(timing, prefix, edge.target, instance.type, edge.delay)]
         inner = 2 * child.block.inputs[edge.pin] + edge.source % 2
         _, by = longest(child.edges, {inner: 0.0})
         target = 2 * child.block.outputs[edge.out] + edge.target % 2
@@ -422,14 +422,18 @@ class _Tracer:
     def _end(self, timing: Timing, node: Node, prefix: str) -> list[Step]:
         end = timing.ends.get(node)
         if end is None:
-            return [Step(module=timing.block.name, where=prefix + _net(timing, node), cell="output", delay=0.0)]
+            return [_step(timing, prefix, node, "output", 0.0)]
         instance = timing.block.instances[end.instance]
         child = self.timings.get(instance.type)
         if child is None:
-            return [Step(module=timing.block.name, where=prefix + _net(timing, node), cell=f"{instance.type} setup", delay=end.time)]
+            return [_step(timing, prefix, node, f"{instance.type} setup", end.time)]
         inner = 2 * child.block.inputs[end.pin] + node % 2
         ends = {n: e.time for n, e in child.ends.items()}
         return self._worst(child, {inner: 0.0}, ends, f"{prefix}{instance.name}.")[1:]
+
+
+def _step(timing: Timing, prefix: str, node: Node, cell: str, delay: float) -> Step:
+    return Step(module=timing.block.name, where=prefix + _net(timing, node), cell=cell, delay=delay)
 
 
 def _net(timing: Timing, node: Node) -> str:

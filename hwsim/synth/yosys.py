@@ -1,13 +1,14 @@
-"""Yosys in a child process: Verilog and Liberty in, mapped netlists of both multiplier flows out.
+"""Yosys in a child process: Verilog and Liberty in, mapped netlists of both multiplier flows or of many flows out.
 
 No text of a user ever stands in a Yosys command: the files have fixed names in a fresh folder, and the top module's
-name is validated. The child runs under hwsim.guard's limits.
+name is validated (mapper_child.py numbers the other modules). The child runs under hwsim.guard's limits.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,47 @@ if pathlib.Path("products.txt").read_text().strip():
         ys.run_pass(command, design)
 """
 
+MAPPER = Path(__file__).with_name("mapper_child.py")
+
+PRODUCTS = ("$mul",)
+SUMS = (*PRODUCTS, "$add", "$sub", "$neg")
+# Flow -> arguments of `synth`, and the cells of which a module must hold one for it to differ from the first flow.
+# Carry-save: a product and what is added to it, or the terms of a sum, share one tree (-arith_tree). That made an 8-bit
+# MAC a tenth better in area times delay than Booth's recoding, and trees of short sums up to a quarter worse.
+FRONTS = {
+    "Brent-Kung": ("", ()),
+    "Sklansky": ("-extra-map +/choices/sklansky.v", SUMS),
+    "carry-save Brent-Kung": ("-arith_tree", SUMS),
+    "carry-save Sklansky": ("-arith_tree -extra-map +/choices/sklansky.v", SUMS),
+    "carry-save Kogge-Stone": ("-arith_tree -extra-map +/choices/kogge-stone.v", SUMS),
+    "Booth Brent-Kung": ("-booth", PRODUCTS),
+    "Booth Sklansky": ("-booth -extra-map +/choices/sklansky.v", PRODUCTS),
+}
+# From ABC's AIG to gates: for speed with and without restructuring, for area along the slack, for area alone.
+MAPS = {
+    "nf": "&get -n\n&dch\n&nf\n&put",
+    "synch2-nf": "&get -n\n&st\n&synch2\n&nf\n&put",
+    "nf-area": "&get -n\n&dch -f\n&nf -R 1000\n&put",
+    "amap": "dch -f\namap -Q 1",
+}
+# Delays for which a mapping's gates are resized, in multiples of its shortest; the last asks for the smallest gates.
+TARGETS = (1.05, 1.15, 100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One mapping of one module: its netlist, and the area and delay of its logic as ABC counts them, registers left
+    out."""
+
+    flow: str
+    multiplier: str
+    """`array` or `Booth`; `none` where the module multiplies nothing"""
+    area: float
+    """um2"""
+    delay: float
+    """ps"""
+    netlist: dict[str, Any]
+
 
 def version() -> str:
     """The installed pyosys version. InputError with the remedy where it is absent."""
@@ -77,7 +119,7 @@ def version() -> str:
 
 
 def mapped_netlists(verilog: str, top: str, liberty_text: str, time_limit_s: float) -> dict[str, dict[str, Any]]:
-    """Multipliers (`array` and `booth`, only `none` where nothing multiplies) -> Yosys's JSON netlist, mapped.
+    """Multipliers (`array` and `Booth`, only `none` where nothing multiplies) -> Yosys's JSON netlist, mapped.
 
     Hierarchy is kept: every distinct module is synthesised once. InputError with Yosys's own message on an ERROR, and
     when the time or memory limit is reached.
@@ -93,7 +135,38 @@ def mapped_netlists(verilog: str, top: str, liberty_text: str, time_limit_s: flo
         booth = folder / "booth.json"
         if not booth.exists():
             return {"none": plain}
-        return {"array": plain, "booth": _merged(plain, json.loads(booth.read_text()))}
+        return {"array": plain, "Booth": _merged(plain, json.loads(booth.read_text()))}
+
+
+def candidates(verilog: str, top: str, liberty_text: str, time_limit_s: float) -> dict[str, list[Candidate]]:
+    """Module -> mappings of it, of which none has both more area and more delay than another one.
+
+    InputError as in `mapped_netlists`.
+    """
+    check_module_name(top)
+    version()
+    task = {"top": top, "fronts": FRONTS, "maps": MAPS, "products": PRODUCTS, "targets": TARGETS}
+    with workplace("hwsim-synth-") as folder:
+        (folder / "design.v").write_text(verilog, encoding="utf-8")
+        (folder / "cells.lib").write_text(liberty_text, encoding="utf-8")
+        _run_child(folder, top, [str(MAPPER), json.dumps(task)], time_limit_s)
+        found: dict[str, list[Candidate]] = {}
+        for entry in json.loads((folder / "candidates.json").read_text()):
+            found.setdefault(entry["module"], []).append(_candidate(folder, entry))
+        return found
+
+
+def _candidate(folder: Path, entry: dict[str, Any]) -> Candidate:
+    front, *_ = entry["flow"]
+    multiplier = "Booth" if front.startswith("Booth") else "array"
+    netlist = json.loads((folder / f"candidate{entry['number']}.json").read_text())
+    return Candidate(
+        flow=", ".join(entry["flow"]),
+        multiplier=multiplier if entry["multiplies"] else "none",
+        area=entry["area"],
+        delay=entry["delay"],
+        netlist=netlist["modules"][entry["module"]],
+    )
 
 
 def _merged(array: dict[str, Any], booth: dict[str, Any]) -> dict[str, Any]:
@@ -104,8 +177,12 @@ def _merged(array: dict[str, Any], booth: dict[str, Any]) -> dict[str, Any]:
 
 def _run(folder: Path, top: str, time_limit_s: float) -> None:
     steps = [json.dumps([c.format(top=top) for c in commands]) for commands in (FRONT + ARRAY, BOOTH)]
+    _run_child(folder, top, ["-c", CHILD, *steps], time_limit_s)
+
+
+def _run_child(folder: Path, top: str, arguments: list[str], time_limit_s: float) -> None:
     finished = run_guarded(
-        [sys.executable, "-c", CHILD, *steps],
+        [sys.executable, *arguments],
         what=f"synthesis of {top}",
         cwd=folder,
         time_limit_s=time_limit_s,

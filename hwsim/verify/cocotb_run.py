@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
+from hwsim.files import cache_root
 from hwsim.guard import check_plain_path, run_guarded, workplace
 from hwsim.verify.lockstep import Record, Run
 from hwsim.verify.ports import Port
@@ -19,6 +20,8 @@ from hwsim.verilog import check_module_name, check_self_contained
 from models.unit import InputError, require
 
 TIME_LIMIT_S = 900.0
+
+OBJECT_CACHE = Path(__file__).with_name("object_cache.py")
 
 
 def check_simulator(simulator: str) -> None:
@@ -96,7 +99,20 @@ def _tool_env(simulator: str) -> dict[str, str]:
         "PATH": f"{root / 'bin'}{os.pathsep}{os.environ.get('PATH', '')}",
         # the wheel's verilated.mk was configured without a precompiled-header flag; -O1 keeps small runs' builds short
         "MAKEFLAGS": "-- CFG_CXXFLAGS_PCH_I=-include OPT_FAST=-O1 OPT_SLOW=-O0",
+        **_object_cache(),
     }
+
+
+def _object_cache() -> dict[str, str]:
+    """Verilator's runtime compiled once; without a folder for it, or with a path that make would cut, every time."""
+    folder = cache_root() / "verilator"
+    words = [sys.executable, "-I", "-S", str(OBJECT_CACHE), str(folder)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return {}
+    plain = all(re.fullmatch(r"[\w./+@-]+", word) for word in words)
+    return {"OBJCACHE": " ".join(words)} if plain and os.access(folder, os.W_OK) else {}
 
 
 def _reason(output: str) -> str:

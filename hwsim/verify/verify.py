@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def verify(
     third is cut off and followed by a reset. One seed gives the same cases everywhere. `verilog` is compiled and run on
     this machine: give only text that you would run. `time_limit_s` bounds build and run under Verilator and Icarus.
     """
-    from rtl.emit import component, emit, streams
+    from rtl.emit import streams
 
     sim = _simulator(simulator)
     require(cases >= 1, f"cases must be at least 1, not {cases}")
@@ -102,25 +103,7 @@ def verify(
     unit, ports = unit_of(params), ports_of(streams(params))
     drawn = [_case(unit, params, ports, seed, i) for i in range(cases)]
     runs = [_run(ports, case) for case in drawn]
-    if sim is Simulator.PYSIM:
-        from hwsim.verify import pysim
-
-        records = pysim.simulate(component(params), runs, waves)
-    else:
-        from hwsim.verify import cocotb_run
-
-        name = top or unit.name
-        text = verilog if verilog is not None else emit(params, name)
-        records = cocotb_run.simulate(
-            text,
-            name,
-            ports,
-            runs,
-            simulator=sim.value,
-            lint=verilog is None,
-            waves=waves,
-            time_limit_s=time_limit_s,
-        )
+    records = _prepared(params, ports, runs, sim, verilog, top, waves=waves, time_limit_s=time_limit_s)()
     verdicts = [judge(unit, params, ports, i, c, r) for i, (c, r) in enumerate(zip(drawn, records, strict=True))]
     return Report(
         unit=unit.name,
@@ -146,26 +129,49 @@ class RtlRun:
     """wall clock of the simulator alone: its build, its start and the run"""
 
 
-def run_gemm(params: Any, operands: tuple[Any, ...], simulator: str = "verilator") -> RtlRun:
-    """Run `operands` (as `golden` takes them) through the unit's RTL without stalls, under Verilator or Icarus.
+def run_rtl(params: Any, operands: tuple[Any, ...], simulator: str = "pysim") -> RtlRun:
+    """Run `operands` (as `golden` takes them) through the unit's RTL without stalls.
 
     Raises InputError, naming the first divergence, unless every port of every cycle, the output and the number of
     cycles are the model's; and where the operands do not fit the unit or the simulator is not installed.
     """
-    from hwsim.verify import cocotb_run
-    from rtl.emit import emit, streams
+    from rtl.emit import streams
 
     sim = _simulator(simulator)
-    require(sim is not Simulator.PYSIM, "run_gemm: take verilator or icarus, which run the emitted Verilog")
     unit, ports = unit_of(params), ports_of(streams(params))
     case = _stall_free(unit, params, ports, operands)
-    text, runs = emit(params), [_run(ports, case)]
+    simulate = _prepared(params, ports, [_run(ports, case)], sim)
     start = time.perf_counter()
-    [record] = cocotb_run.simulate(text, unit.name, ports, runs, simulator=sim.value)
+    [record] = simulate()
     seconds = time.perf_counter() - start
     found, _ = judge(unit, params, ports, 0, case, record)
     require(not found, f"{unit.name}: RTL and model differ: {found[:1]}")
     return RtlRun(output=_output(unit, params, ports, case, record), cycles=_length(ports, record), seconds=seconds)
+
+
+def _prepared(
+    params: Any,
+    ports: Sequence[Port],
+    runs: Sequence[Run],
+    simulator: Simulator,
+    verilog: str | None = None,
+    top: str | None = None,
+    **options: Any,
+) -> Callable[[], list[Record]]:
+    """The runs, ready to start: the RTL is made, or emitted, or given as `verilog`."""
+    from rtl.emit import component, emit
+
+    if simulator is Simulator.PYSIM:
+        from hwsim.verify import pysim
+
+        return partial(pysim.simulate, component(params), runs, options.get("waves"))
+    from hwsim.verify import cocotb_run
+
+    name = top or unit_of(params).name
+    text = verilog if verilog is not None else emit(params, name)
+    return partial(
+        cocotb_run.simulate, text, name, ports, runs, simulator=simulator.value, lint=verilog is None, **options
+    )
 
 
 def _simulator(name: str) -> Simulator:

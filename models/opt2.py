@@ -1,0 +1,220 @@
+"""OPT2: weight-stationary array that reduces products of equal bit-weight first.
+
+Activations are recoded once, by one vector encoder (EN-T) at the left edge; their digits move from column to column. A
+tile holds `tile_k` weights of a column. For each of the digits' bit-weights it selects +-w or +-2w of every lane where
+the digit is not zero and adds these up; the sums of the bit-weights are shifted by 0, 2, 4, ... places once and added.
+`rows` / `tile_k` tiles stand above each other in a column and pass the partial sum down.
+Source: Q. Wu et al., "Exploring the Performance Improvement of Tensor Processing Engines through Transformation in the
+Bit-weight Dimension of MACs", HPCA 2025 (OPT2).
+
+Pipeline: digits, sums of the bit-weights, tile sum, partial sum. Widths:
+
+- `sum_bits`, of one bit-weight: tile_k digits of -2 times the most negative weight make tile_k 2^weight_bits, which
+  where tile_k is a power of two takes a bit more than its negative: 14 bits for 16 lanes of INT8, where A = -2 and
+  W = -128 in all lanes make 4096. 13 bits hold all but such corners. (The top digit of an odd `act_bits` is no more
+  than 1, so that one bit of its sum is never used.)
+- `tile_bits`, of a tile: exact, see models/style.exact_bits.
+- the partial sum has `acc_bits`; it wraps or saturates once a tile, where the exact tile sum is added to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import gemm
+from models.bits import Overflow, signed_bits, signed_range
+from models.encoder import digit_count
+from models.gemm import from_integers, operand, shape_of, weight_format
+from models.style import Style, exact_bits
+from models.unit import (
+    Beats,
+    Compared,
+    Ints,
+    Op,
+    Published,
+    Stimulus,
+    Timing,
+    Trace,
+    check_choice,
+    check_range,
+    require,
+)
+
+__all__ = ["from_integers", "operand", "shape_of", "weight_format"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opt2Params:
+    """Geometry and widths. Operands and accumulators are two's-complement integers."""
+
+    rows: int = 16
+    """lanes of K in all"""
+    cols: int = 16
+    tile_k: int = 16
+    """lanes of K that one tile reduces"""
+    act_bits: int = 8
+    weight_bits: int = 8
+    acc_bits: int = 32
+    overflow: Overflow = Overflow.WRAP
+
+    def __post_init__(self) -> None:
+        check_range("opt2", self, rows=(1, 256), cols=(1, 256), tile_k=(1, 65536))  # the rule below says more
+        check_range("opt2", self, act_bits=(2, 16), weight_bits=(2, 16))
+        check_range("opt2", self, acc_bits=(2, 48))
+        check_choice("opt2", self, overflow=Overflow)
+        fitting = [size for size in range(1, self.rows + 1) if self.rows % size == 0]
+        closest = min(fitting, key=lambda size: abs(size - self.tile_k))
+        require(
+            self.rows % self.tile_k == 0,
+            f"opt2: tile_k must divide rows={self.rows} into whole tiles, not {self.tile_k}; nearest: tile_k={closest}",
+        )
+
+    @property
+    def tiles(self) -> int:
+        """Tiles above each other in a column."""
+        return self.rows // self.tile_k
+
+    @property
+    def digits(self) -> int:
+        """Digits of an activation, and bit-weights of a tile."""
+        return digit_count(self.act_bits)
+
+    @property
+    def sum_bits(self) -> int:
+        """Width of the sum of one bit-weight in a tile."""
+        bound = self.tile_k << self.weight_bits
+        return signed_bits(-bound, bound)
+
+    @property
+    def tile_bits(self) -> int:
+        """Width of a tile's sum."""
+        return exact_bits(Style.MAC, self.act_bits, self.weight_bits, self.tile_k)
+
+    @property
+    def geometry(self) -> gemm.Stationary:
+        """Digits, sums of bit-weights and tile sums take a cycle each, then each tile one, then the columns' skew."""
+        return gemm.Stationary(
+            tile_k=self.rows, tile_n=self.cols, load_beats=self.rows, latency=3 + self.tiles + self.cols - 1
+        )
+
+
+PRESETS = {
+    "default": Opt2Params(),
+    "small": Opt2Params(rows=4, cols=3, tile_k=4, acc_bits=24),
+    "two-tiles": Opt2Params(rows=6, cols=2, tile_k=3, acc_bits=24),
+    "smallest": Opt2Params(rows=1, cols=1, tile_k=1, act_bits=2, weight_bits=2, acc_bits=8),
+    "odd": Opt2Params(rows=4, cols=2, tile_k=2, act_bits=7, weight_bits=5, acc_bits=20),
+    "wide": Opt2Params(rows=2, cols=2, tile_k=2, act_bits=16, weight_bits=16, acc_bits=40),
+    "narrow-wrap": Opt2Params(rows=4, cols=2, tile_k=4, acc_bits=12),
+    "narrow-saturate": Opt2Params(rows=4, cols=2, tile_k=2, acc_bits=13, overflow=Overflow.SATURATE),
+}
+
+COMPARED = (
+    Compared(
+        family="integer",
+        architecture="adder tree",
+        style="opt2",
+        params=Opt2Params(),
+        published=Published(source="Q. Wu et al., HPCA 2025, abstract", area_efficiency=1.56, energy_efficiency=1.49),
+        differs="The abstract gives one ratio for the multiplier-adder tree and does not say which transformations "
+        "are in it; ours is OPT2 with 32-bit partial sums that enter and leave the array, on a library without wires.",
+    ),
+)
+
+
+def golden(params: Opt2Params, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
+    """Y[M, N] int64 = psum + A @ W; each tile's exact sum, in order of k, is added and fitted to `acc_bits`.
+
+    `psum` [M, N] (a bias) is where accumulation starts; zero by default.
+    """
+    psum = gemm.checked_operands(params, A, W, psum)
+    return gemm.accumulate_blocks(A, W, psum, params.tile_k, params.acc_bits, params.overflow)
+
+
+def timing(params: Opt2Params, M: Any, K: Any, N: Any) -> Timing:
+    """Exact cycles of a GEMM; `M`, `K`, `N` are ints or int64 arrays of one shape."""
+    return gemm.stationary_timing(params.geometry, M, K, N)
+
+
+def ops(params: Opt2Params, M: int, K: int, N: int) -> tuple[Op, ...]:
+    """Operations of a GEMM without stalls.
+
+    Arithmetic counts what is useful: a padded lane selects zero. A register is counted in every cycle in which this RTL
+    clocks it: nothing is gated but the weights, which are written while they are loaded.
+    """
+    M, K, N = gemm.check_shape(M=M, K=K, N=N)
+    p = params
+    k_folds, n_folds = gemm.folds(K, p.rows), gemm.folds(N, p.cols)
+    selected = M * K * N * p.digits
+    sums = M * N * gemm.folds(K, p.tile_k)
+    cycles = timing(p, M, K, N).total_cycles
+    skew = p.tile_k * p.tiles * (p.tiles - 1) // 2
+    psum_registers = p.cols * (3 + p.tiles) + p.cols * (p.cols - 1)
+    return (
+        Op("encode", M * K * n_folds, p.act_bits),
+        Op("mux", selected, p.weight_bits + 1, 4),
+        Op("csa", selected, p.sum_bits),
+        Op("add", sums * p.digits, p.sum_bits),
+        *((Op("add", sums * (p.digits - 1), p.tile_bits),) if p.digits > 1 else ()),
+        Op("add", sums, p.acc_bits),
+        Op("reg", cycles * (skew + p.rows * p.cols), p.act_bits + 1),
+        Op("reg", cycles * p.cols * p.tiles * p.digits, p.sum_bits),
+        Op("reg", cycles * p.cols * p.tiles, p.tile_bits),
+        Op("reg", cycles * psum_registers, p.acc_bits),
+        Op("reg", k_folds * n_folds * p.rows * p.rows * p.cols, p.weight_bits),
+    )
+
+
+def _tile_golden(params: Opt2Params, tile: Mapping[str, Ints], act: Ints, psum: Ints) -> Ints:
+    # rows enter at the top and move down: the first beat ends in the last row
+    return golden(params, act, tile["weight"][::-1], psum)
+
+
+def beats(params: Opt2Params, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Beats:
+    """Input beats of a whole GEMM: `i_weight` {weight[cols]}, the tile's last row first; `i_act` {act[rows],
+    psum[cols], last}. Folds: N outside, K inside."""
+    a, w = A.astype(np.int64), W.astype(np.int64)
+    return gemm.stationary_beats(
+        params.geometry,
+        a,
+        w.shape[1],
+        psum,
+        lambda rows, cols: {"weight": gemm.pad_to(w[rows, cols], (params.rows, params.cols))[::-1]},
+        lambda tile, act, sums: _tile_golden(params, tile, act, sums),
+    )
+
+
+def result(params: Opt2Params, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
+    """Y[M, N] from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
+    shape = shape_of(params, *operands)
+    return gemm.stationary_result(params.geometry, (shape["M"], shape["K"], shape["N"]), out_beats)
+
+
+def trace(params: Opt2Params, stimulus: Stimulus) -> Trace:
+    """Every port of every cycle; payload fields as in `beats`. The data path comes from `golden`, tile by tile."""
+    return gemm.stationary_trace(
+        params.geometry, stimulus, lambda tile, act, psum: _tile_golden(params, tile, act, psum)
+    )
+
+
+def sample(
+    params: Opt2Params, rng: np.random.Generator, M: int | None = None, K: int | None = None, N: int | None = None
+) -> tuple[Ints, ...]:
+    """Random A and W (and half the time a starting psum), of a random small shape where none is given.
+
+    Now and then every lane of a row of A is -2 and every weight the least one: the greatest sum of one bit-weight.
+    """
+    drawn = gemm.random_shape(rng, 5, params.rows, params.cols)
+    m, k, n = (given or size for given, size in zip((M, K, N), drawn, strict=True))
+    a = gemm.random_codes(rng, (m, k), *signed_range(params.act_bits))
+    w = gemm.random_codes(rng, (k, n), *signed_range(params.weight_bits))
+    if rng.integers(4) == 0:
+        a[rng.integers(m)], w[:, rng.integers(n)] = -2, signed_range(params.weight_bits)[0]
+    if M is None and rng.integers(2):
+        return a, w, gemm.random_codes(rng, (m, n), *signed_range(params.acc_bits))
+    return a, w

@@ -1,0 +1,84 @@
+"""OPT4C: PEs that add only the non-zero digits of an activation, one digit buffer and one sequencer for a column.
+
+The array, its streams and its cycles are those of models/sparse.py with one lane, and those of `opt3`; a PE holds
+nothing but its carry-save pair.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from models.gemm import from_integers, operand, weight_format
+from models.sparse import (
+    SparseArray,
+    beats,
+    check_sparse,
+    golden,
+    ops,
+    result,
+    sample,
+    shape_of,
+    sparse_array,
+    timing,
+    trace,
+)
+from models.unit import Compared
+
+__all__ = [
+    "beats",
+    "from_integers",
+    "golden",
+    "operand",
+    "ops",
+    "result",
+    "sample",
+    "shape_of",
+    "timing",
+    "trace",
+    "weight_format",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opt4cParams:
+    """Geometry and widths. Operands are two's-complement integers; sums are kept modulo 2^acc_bits."""
+
+    rows: int = 8
+    """lanes of N: PEs of a column"""
+    cols: int = 4
+    """rows of A at work at a time"""
+    tile_k: int = 16
+    """weights that a lane holds: a multiple of 4"""
+    act_bits: int = 8
+    weight_bits: int = 8
+    acc_bits: int = 32
+
+    def __post_init__(self) -> None:
+        check_sparse("opt4c", self, lanes=1)
+
+    @property
+    def array(self) -> SparseArray:
+        return sparse_array(self, lanes=1, copies=1)
+
+
+PRESETS = {
+    "default": Opt4cParams(),
+    "small": Opt4cParams(rows=2, cols=3, tile_k=8, acc_bits=24),
+    "smallest": Opt4cParams(rows=1, cols=1, tile_k=4, act_bits=2, weight_bits=2, acc_bits=8),
+    "one-column": Opt4cParams(rows=3, cols=1, tile_k=4, acc_bits=20),
+    "odd": Opt4cParams(rows=2, cols=2, tile_k=8, act_bits=7, weight_bits=5, acc_bits=20),
+    "binary-digits": Opt4cParams(rows=1, cols=4, tile_k=8, act_bits=2, acc_bits=16),
+    "wide": Opt4cParams(rows=2, cols=2, tile_k=4, act_bits=16, weight_bits=16, acc_bits=40),
+    "narrow": Opt4cParams(rows=2, cols=2, tile_k=4, act_bits=6, weight_bits=8, acc_bits=7),
+}
+
+COMPARED = (
+    Compared(
+        family="integer",
+        architecture="2D matrix",
+        style="opt4c",
+        params=Opt4cParams(rows=16, cols=16, tile_k=16),
+        differs="The paper gives no ratio for OPT4C alone. Ours holds a tile of weights in the array, so that a PE "
+        "chooses among 16, where the paper's works on 4 that stream past.",
+    ),
+)
