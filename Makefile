@@ -28,6 +28,8 @@ bench: .venv
 docs: demo
 	$(BIN)/hwsim report results/quickstart/store.sqlite --picture docs/quickstart-pareto.svg
 	$(BIN)/python docs/cycles.py > docs/cycles.md
+	$(BIN)/python docs/digits.py > docs/digits.md
+	$(BIN)/hwsim compare --family integer --out docs/integer
 	$(BIN)/python -m benchmarks --markdown docs/benchmarks.md
 
 lint: .venv

@@ -90,7 +90,7 @@ class AdderTreeParams:
         """The tree's registers, stage by stage: how many lanes each holds the sum of."""
         stages: list[tuple[int, ...]] = [(1,) * self.lanes]
         while len(stages[-1]) > 1:
-            stages.append(_merged(stages[-1]))
+            stages.append(merged(stages[-1]))
         return tuple(stages)
 
     @property
@@ -104,7 +104,8 @@ class AdderTreeParams:
         )
 
 
-def _merged(counts: tuple[int, ...]) -> tuple[int, ...]:
+def merged(counts: tuple[int, ...]) -> tuple[int, ...]:
+    """One stage of a tree: how many lanes each word has once ARITY words are one."""
     return tuple(sum(counts[i : i + ARITY]) for i in range(0, len(counts), ARITY))
 
 

@@ -8,6 +8,7 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigne
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
+from models.adder_tree import ARITY
 from models.opt2 import Opt2Params
 from rtl import ent
 from rtl.arith import Digit, delay, fit, product_row
@@ -47,7 +48,7 @@ class Opt2(Component):
         for c in range(p.cols):
             if c:
                 codes = [delay(m, code, 1, advance) for code in codes]
-            psum = delay(m, self.i_act.payload.psum[c], 3 + c, advance)
+            psum = delay(m, self.i_act.payload.psum[c], p.wait + c, advance)
             weights: Value = self.i_weight.payload.weight[c]
             for t in range(p.tiles):
                 m.submodules[f"pe_{t}_{c}"] = pe = TilePe(p)
@@ -72,7 +73,8 @@ def _encoded(m: Module, p: Opt2Params, act: Any, tile: int, advance: Value) -> V
 
 @shared
 class TilePe(Component):
-    """psum_out <= psum + the products of `tile_k` held weights with the activations that came two cycles before.
+    """psum_out <= psum + the products of `tile_k` held weights with the activations that came len(stages) + 1 cycles
+    before.
 
     Weights move down one lane when `load`; all other registers move when `advance`.
     """
@@ -118,12 +120,26 @@ class TilePe(Component):
         return held
 
     def _bit_weight(self, m: Module, digits: list[Digit], weights: list[Value]) -> Value:
-        """The sum of a bit-weight over the tile's lanes, registered."""
-        width = self.params.sum_bits
-        products = [product_row(m, digit, weight) for digit, weight in zip(digits, weights, strict=True)]
+        """The sum of a bit-weight over the tile's lanes, ARITY words becoming one from register to register."""
+        p = self.params
+        first, *others = p.stages
+        lanes = list(zip(digits, weights, strict=True))
+        groups = [lanes[i : i + ARITY] for i in range(0, len(lanes), ARITY)]
+        words = [self._selected(m, group, p.sum_bits(count)) for group, count in zip(groups, first, strict=True)]
+        for counts in others:
+            sums = [sum(words[i + 1 : i + ARITY], start=words[i]) for i in range(0, len(words), ARITY)]
+            words = [
+                delay(m, total[: p.sum_bits(count)].as_signed(), 1, self.advance)
+                for total, count in zip(sums, counts, strict=True)
+            ]
+        return words[0]
+
+    def _selected(self, m: Module, lanes: list[tuple[Digit, Value]], width: int) -> Value:
+        """The sum of some lanes' digits times their weights, registered."""
+        products = [product_row(m, digit, weight) for digit, weight in lanes]
         # a sign bit is inverted, which adds its weight: one constant takes that away for all lanes
         inverted = [Cat(row[:-1], ~row[-1]) for row in products]
         signs = Const(-len(products) << self.params.weight_bits, signed(width)).as_unsigned()
         # what is due to complemented products is one bit each
-        total = sum((*(Value.cast(digit.neg) for digit in digits), *inverted), start=signs)
+        total = sum((*(Value.cast(digit.neg) for digit, _ in lanes), *inverted), start=signs)
         return delay(m, total[:width].as_signed(), 1, self.advance)

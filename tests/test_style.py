@@ -68,17 +68,24 @@ def test_a_wrong_constant_for_the_inverted_signs_is_found(monkeypatch, style):
     assert findings(SYSTOLIC.params(rows=2, cols=2, style=style))
 
 
-@pytest.mark.parametrize("width", ["sum_bits", "tile_bits"])
-@pytest.mark.parametrize("preset", ["default", "two-tiles", "odd", "wide", "smallest"])
-def test_opt2_sums_need_every_bit(monkeypatch, width, preset):
+OPT2 = [unit("opt2").preset(preset) for preset in ("two-tiles", "wide", "smallest")] + [unit("opt2").params(cols=1)]
+COUNTS = [(p, count) for p in OPT2 for count in sorted({count for counts in p.stages for count in counts})]
+
+
+@pytest.mark.parametrize("params, count", COUNTS)
+def test_every_opt2_sum_of_one_bit_weight_needs_every_bit(monkeypatch, params, count):
     """16 lanes of INT8: 14 bits for one bit-weight. 13 are wrong for A = -2, W = -128 in all lanes, and hardly else."""
-    params = unit("opt2").preset(preset)
-    if preset == "default":
-        assert params.sum_bits == 14
-        params = unit("opt2").params(cols=1)
-    honest = getattr(Opt2Params, width).fget
-    monkeypatch.setattr(Opt2Params, width, property(lambda p: honest(p) - 1))
-    assert findings(params, cases=40)
+    assert params.tile_k != 16 or params.sum_bits(16) == 14
+    honest = Opt2Params.sum_bits
+    monkeypatch.setattr(Opt2Params, "sum_bits", lambda p, lanes: honest(p, lanes) - (lanes == count))
+    assert findings(params)
+
+
+@pytest.mark.parametrize("params", OPT2)
+def test_the_opt2_tile_sum_needs_every_bit(monkeypatch, params):
+    honest = Opt2Params.tile_bits.fget
+    monkeypatch.setattr(Opt2Params, "tile_bits", property(lambda p: honest(p) - 1))
+    assert findings(params)
 
 
 def test_a_dropped_carry_into_the_opt2_sum_is_found(monkeypatch):
