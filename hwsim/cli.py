@@ -284,6 +284,7 @@ def verify(
 
     settings = [*(settings or []), *(word for word in names or [] if "=" in word)]
     named = [word for word in names or [] if "=" not in word]
+    require(bool(named) or not (settings or preset), "--set and --preset need a UNIT, such as systolic")
     chosen = list(_configurations(named or list(UNITS), preset, settings))
     require(
         verilog is None or len(chosen) == 1,
@@ -336,7 +337,7 @@ def _with_progress(items: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
         task = progress.add_task("verifying", total=len(items))
         for label, item in items:
             progress.update(task, description=label)
@@ -413,6 +414,9 @@ def synth(
 
     params = _params(unit(name), preset, [*(settings or []), *(more or [])])
     check_clock(clock_ns)
+    if picture:
+        rule = f"--picture {picture}: an SVG is written"
+        require(picture.suffix.lower() == ".svg", f"{rule}; name it {picture.with_suffix('.svg')}")
     if curve or picture:
         require(clock_ns is None, "--curve takes its own clocks; leave --clock-ns out")
         _synth_curve(name, params, liberty, picture, as_json)

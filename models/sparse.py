@@ -279,6 +279,7 @@ def _check_steps(array: SparseArray, m: int, k: int, steps: Ints | None) -> Ints
 def authors_cycles(params: Any, steps: Ints) -> Ints:
     """Cycles [M] of one column on each row of A in the authors' RTL: `steps` [M, K folds] of all folds, and one cycle
     for each bit-weight's shift; ours takes its `steps` and one cycle a fold."""
+    require(params.array.lanes == 1, "authors_cycles: known of one sequencer a column, as in opt3 and opt4c")
     total: Ints = steps.sum(axis=1) + params.array.digits
     return total
 

@@ -136,6 +136,19 @@ def test_synth_prints_area_and_path(hwsim, tmp_path, monkeypatch):
 
 
 MISTAKES = [
+    (("gemm", "opt4C", "--shape", 1, 1, 1), "no unit 'opt4C'; did you mean 'opt4c'?"),
+    (("gemm", "booth", "--shape", 1, 1, 1), "booth multiplies no matrices; take a GEMM engine"),
+    (("gemm", "opt2", "tile_k=5", "--shape", 1, 1, 1), "opt2: tile_k must divide rows=16 into whole tiles, not 5"),
+    (("gemm", "opt4e", "tile_k=20", "--shape", 1, 1, 1), "tile_k must be a multiple of 16"),
+    (("gemm", "systolic", "style=ent,cols=1", "--shape", 1, 1, 1), "style=ent needs cols of at least 2"),
+    (("gemm", "cube", "style=opt1,overflow=saturate", "--shape", 1, 1, 1), "style=opt1 needs overflow=wrap"),
+    (("gemm", "systolic", "buffers=2", "--convention", "scalesim", "--shape", 1, 1, 1), "SCALE-Sim counts one buffer"),
+    (("verify", "--set", "rows=4"), "--set and --preset need a UNIT"),
+    (("verify", "opt3", "--preset", "smallest", "--waves", "/proc/none/x.vcd"), "give another path to --waves"),
+    (("synth", "systolic", "--picture", "p.png"), "--picture p.png: an SVG is written; name it p.svg"),
+    (("compare", "--family", "intger"), "no family 'intger'; did you mean 'integer'?"),
+    (("compare", "--family", "integer", "--out", "/proc/none/x"), "give another path to --out"),
+    (("compare", "--family", "integer", "--liberty", "none.lib"), "none.lib"),
     (("gemm", "systolc", "--shape", 1, 1, 1), "no unit 'systolc'; did you mean 'systolic'?"),
     (("gemm", "hadamard", "--shape", 1, 1, 1), "hadamard multiplies no matrices; take a GEMM engine, such as systolic"),
     (("gemm", "systolic", "--shape", 0, 1, 1), "shape: M must be a whole number of at least 1, not 0"),
