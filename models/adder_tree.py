@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -226,23 +227,11 @@ def _registers(p: AdderTreeParams, cycles: int) -> tuple[Op, ...]:
     return (*encoded, *nodes, Op("reg", cycles * p.trees * p.geometry.latency, p.acc_bits))
 
 
-def _tile_golden(params: AdderTreeParams, tile: Mapping[str, Ints], act: Ints, psum: Ints) -> Ints:
-    # weights enter at lane 0 and move down: the first beat ends in the last lane
-    return golden(params, act, tile["weight"][::-1], psum)
-
-
 def beats(params: AdderTreeParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Beats:
     """Input beats of a whole GEMM: `i_weight` {weight[trees]}, the tile's last row first; `i_act` {act[lanes],
     psum[trees], last}. Folds: N outside, K inside."""
-    a, w = A.astype(np.int64), W.astype(np.int64)
-    return gemm.stationary_beats(
-        params.geometry,
-        a,
-        w.shape[1],
-        psum,
-        lambda rows, cols: {"weight": gemm.pad_to(w[rows, cols], (params.lanes, params.trees))[::-1]},
-        lambda tile, act, sums: _tile_golden(params, tile, act, sums),
-    )
+    tile_golden = partial(golden, params)
+    return gemm.chain_beats(params.geometry, A.astype(np.int64), W.astype(np.int64), psum, tile_golden)
 
 
 def result(params: AdderTreeParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
@@ -253,9 +242,7 @@ def result(params: AdderTreeParams, operands: tuple[NDArray[Any], ...], out_beat
 
 def trace(params: AdderTreeParams, stimulus: Stimulus) -> Trace:
     """Every port of every cycle; payload fields as in `beats`. The data path comes from `golden`, tile by tile."""
-    return gemm.stationary_trace(
-        params.geometry, stimulus, lambda tile, act, psum: _tile_golden(params, tile, act, psum)
-    )
+    return gemm.chain_trace(params.geometry, stimulus, partial(golden, params))
 
 
 def sample(

@@ -310,6 +310,31 @@ def stationary_beats(
     return {geometry.load_stream: join_beats(loads), geometry.stream: join_beats(vectors)}
 
 
+TileGolden = Callable[[Ints, Ints, Ints], Ints]
+"""(moving vectors [m, tile_k], held tile [tile_k, tile_n], psum [m, tile_n]) -> psum + vectors @ tile, as fitted"""
+
+
+def chain_beats(geometry: Stationary, vectors: Ints, held: Ints, psum: Ints | None, tile_golden: TileGolden) -> Beats:
+    """`stationary_beats` of an array into which a tile is shifted through chains: one beat for each of its rows, which
+    enter at row 0 and move down, so that the first beat ends in the last row."""
+    shape = (geometry.tile_k, geometry.tile_n)
+    return stationary_beats(
+        geometry,
+        vectors,
+        held.shape[1],
+        psum,
+        lambda rows, cols: {geometry.held: pad_to(held[rows, cols], shape)[::-1]},
+        lambda tile, moving, sums: tile_golden(moving, tile[geometry.held][::-1], sums),
+    )
+
+
+def chain_trace(geometry: Stationary, stimulus: Stimulus, tile_golden: TileGolden) -> Trace:
+    """`stationary_trace` of such an array."""
+    return stationary_trace(
+        geometry, stimulus, lambda tile, moving, sums: tile_golden(moving, tile[geometry.held][::-1], sums)
+    )
+
+
 def join_beats(parts: Sequence[Mapping[str, Ints]]) -> dict[str, Ints]:
     """Runs of beats one after another."""
     return {field: np.concatenate([part[field] for part in parts]) for field in parts[0]}

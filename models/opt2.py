@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -185,23 +186,11 @@ def ops(params: Opt2Params, M: int, K: int, N: int) -> tuple[Op, ...]:
     )
 
 
-def _tile_golden(params: Opt2Params, tile: Mapping[str, Ints], act: Ints, psum: Ints) -> Ints:
-    # rows enter at the top and move down: the first beat ends in the last row
-    return golden(params, act, tile["weight"][::-1], psum)
-
-
 def beats(params: Opt2Params, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Beats:
     """Input beats of a whole GEMM: `i_weight` {weight[cols]}, the tile's last row first; `i_act` {act[rows],
     psum[cols], last}. Folds: N outside, K inside."""
-    a, w = A.astype(np.int64), W.astype(np.int64)
-    return gemm.stationary_beats(
-        params.geometry,
-        a,
-        w.shape[1],
-        psum,
-        lambda rows, cols: {"weight": gemm.pad_to(w[rows, cols], (params.rows, params.cols))[::-1]},
-        lambda tile, act, sums: _tile_golden(params, tile, act, sums),
-    )
+    tile_golden = partial(golden, params)
+    return gemm.chain_beats(params.geometry, A.astype(np.int64), W.astype(np.int64), psum, tile_golden)
 
 
 def result(params: Opt2Params, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
@@ -212,9 +201,7 @@ def result(params: Opt2Params, operands: tuple[NDArray[Any], ...], out_beats: Ma
 
 def trace(params: Opt2Params, stimulus: Stimulus) -> Trace:
     """Every port of every cycle; payload fields as in `beats`. The data path comes from `golden`, tile by tile."""
-    return gemm.stationary_trace(
-        params.geometry, stimulus, lambda tile, act, psum: _tile_golden(params, tile, act, psum)
-    )
+    return gemm.chain_trace(params.geometry, stimulus, partial(golden, params))
 
 
 def sample(

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -323,9 +323,9 @@ def _compressors(array: SparseArray, steps: int) -> tuple[Op, ...]:
     return (Op("csa", steps, array.tree_bits), Op("csa", 3 * steps, array.acc_bits))
 
 
-def _tile_golden(array: SparseArray, tile: Mapping[str, Ints], act: Ints, psum: Ints) -> Ints:
-    """psum + act times the tile of the load beats. Weights enter at k = 0 and move up: the first is the last."""
-    return gemm.accumulate(act, tile["weight"][::-1], psum, array.acc_bits, Overflow.WRAP)
+def _tile_golden(array: SparseArray, act: Ints, weight: Ints, psum: Ints) -> Ints:
+    """psum + act times the held tile, modulo 2^acc_bits."""
+    return gemm.accumulate(act, weight, psum, array.acc_bits, Overflow.WRAP)
 
 
 def beats(params: Any, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Beats:
@@ -333,14 +333,7 @@ def beats(params: Any, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = Non
     row of A's tile each; `i_psum` {psum[rows]}, one for each beat of `i_act`. Folds: N outside, K inside."""
     array: SparseArray = params.array
     a, w = A.astype(np.int64), W.astype(np.int64)
-    given = gemm.stationary_beats(
-        array.geometry,
-        a,
-        w.shape[1],
-        psum,
-        lambda k, n: {"weight": gemm.pad_to(w[k, n], (array.tile_k, array.rows))[::-1]},
-        lambda tile, act, sums: _tile_golden(array, tile, act, sums),
-    )
+    given = gemm.chain_beats(array.geometry, a, w, psum, partial(_tile_golden, array))
     act = given["i_act"]
     return {
         "i_weight": given["i_weight"],
@@ -431,8 +424,8 @@ def trace(params: Any, stimulus: Stimulus) -> Trace:
     outputs = [np.zeros((0, array.rows), dtype=np.int64)]
     start = 0
     for fold, end in enumerate((np.flatnonzero(last) + 1).tolist()):
-        tile = {"weight": weights[fold * array.tile_k : (fold + 1) * array.tile_k]}
-        outputs.append(_tile_golden(array, tile, acts["act"][start:end], psums[start:end]))
+        tile = weights[fold * array.tile_k : (fold + 1) * array.tile_k][::-1]
+        outputs.append(_tile_golden(array, acts["act"][start:end], tile, psums[start:end]))
         start = end
     control = SparseControl(array, row_steps(array, acts["act"])[:, 0], last)
     index, ready = step_streams(control, stimulus, "o_psum", len(last))

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -291,9 +292,8 @@ def _skew(lanes: int) -> int:
     return lanes * (lanes - 1) // 2
 
 
-def _tile_golden(params: SystolicParams, tile: Mapping[str, Ints], vectors: Ints, psum: Ints) -> Ints:
-    """psum + vectors times the tile of the load beats. Rows enter at the top and move down: the first is the last."""
-    held = tile[params.geometry.held][::-1]
+def _tile_golden(params: SystolicParams, vectors: Ints, held: Ints, psum: Ints) -> Ints:
+    """psum + vectors times the held tile, whose operand and whose partial sums are transposed in IS."""
     if params.dataflow is Dataflow.IS:
         return golden(params, held.T, vectors.T, psum.T).T
     return golden(params, vectors, held, psum)
@@ -310,17 +310,10 @@ def beats(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints |
     a, w = A.astype(np.int64), W.astype(np.int64)
     if params.dataflow is Dataflow.OS:
         return gemm.output_stationary_beats(params.output_geometry, a, w)
-    geometry = params.geometry
     turned = params.dataflow is Dataflow.IS
     vectors, held = (w.T, a.T) if turned else (a, w)
-    return gemm.stationary_beats(
-        geometry,
-        vectors,
-        held.shape[1],
-        psum.T if turned and psum is not None else psum,
-        lambda rows, cols: {geometry.held: gemm.pad_to(held[rows, cols], (params.rows, params.cols))[::-1]},
-        lambda tile, moving, sums: _tile_golden(params, tile, moving, sums),
-    )
+    start = psum.T if turned and psum is not None else psum
+    return gemm.chain_beats(params.geometry, vectors, held, start, partial(_tile_golden, params))
 
 
 def result(params: SystolicParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
@@ -336,9 +329,7 @@ def result(params: SystolicParams, operands: tuple[NDArray[Any], ...], out_beats
 def trace(params: SystolicParams, stimulus: Stimulus) -> Trace:
     """Every port of every cycle; payload fields as in `beats`. The data path comes from `golden`, tile by tile."""
     if params.dataflow is not Dataflow.OS:
-        return gemm.stationary_trace(
-            params.geometry, stimulus, lambda tile, moving, psum: _tile_golden(params, tile, moving, psum)
-        )
+        return gemm.chain_trace(params.geometry, stimulus, partial(_tile_golden, params))
     return gemm.output_stationary_trace(params.output_geometry, stimulus, lambda a, w: golden(params, a, w))
 
 
