@@ -58,7 +58,7 @@ def random_params(draw, name):
 
 @pytest.mark.parametrize("name", UNITS)
 def test_rtl_equals_the_model_for_parameters_of_any_width(name):
-    @settings(max_examples=25, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
     @given(random_params(name), st.integers(0, 9999))
     def holds(params, seed):
         assert verify(params, cases=6, seed=seed).findings == ()
@@ -68,6 +68,8 @@ def test_rtl_equals_the_model_for_parameters_of_any_width(name):
 
 # Icarus runs small units fast, and arrays at a fiftieth of Verilator's speed
 RUNS = [(n, p, s) for n, p in PRESETS for s in SIMULATORS if s != "icarus" or p != "default"]
+# presets that differ from others in their widths alone: under Amaranth's simulator, and in `hwsim verify`
+RUNS = [run for run in RUNS if not run[1].startswith(("narrow", "wide"))]
 
 
 @pytest.mark.slow
