@@ -16,6 +16,7 @@ BENCHMARKS: Mapping[str, Callable[[], list[Result]]] = {
     "gemm": numeric.gemm,
     "gemm-saturate": numeric.gemm_saturate,
     "goldens": numeric.goldens,
+    "low-bit": numeric.low_bit,
     "sparse-timing": numeric.sparse_timing,
     "lutgemm": numeric.lutgemm,
     "fwht": numeric.walsh_hadamard,

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.measure import Result, absolute, alternate, confirm, ratio, repeat
-from hwsim.simulate import simulate_gemm
+from hwsim.simulate import in_units, is_float, random_operands, simulate_gemm
 from hwsim.transforms import fwht
 from models.catalog import UNITS, unit
 from models.ent import digits
 from models.lutgemm import BcqWeights
+from models.unit import Unit
 
 FLOAT32 = "numpy float32 matmul"
 BLOCKS = {"cube": "n", "adder_tree": "lanes", "opt2": "tile_k"}
@@ -53,7 +55,7 @@ def goldens(size: int = 1024, acc_bits: int = 20, rounds: int = 9) -> list[Resul
     a, w = int8_operands(size)
     exact = float64_product(a, w)
     results = []
-    for entry in (e for e in UNITS.values() if e.kind == "gemm" and e.compared):
+    for entry in of_families("integer"):
         saturates = "overflow" in entry.params_type.__dataclass_fields__
         for values in ({}, *([{"acc_bits": acc_bits, "overflow": "saturate"}] if saturates else [])):
             params = entry.params(**values)
@@ -66,6 +68,39 @@ def goldens(size: int = 1024, acc_bits: int = 20, rounds: int = 9) -> list[Resul
             what = f"{entry.name} golden {size}x{size}x{size} INT8" + (f", {acc_bits} bits saturate" if values else "")
             results.append(ratio("goldens", what, FLOAT32, times, 8))
     return results
+
+
+def low_bit(size: int = 1024, rounds: int = 9) -> list[Result]:
+    """Goldens of the low-bit engines' designs of at most 4 weight bits, as `hwsim compare` lays them side by side.
+
+    Weights of the greatest width up to 4 that the engine holds. INT8 activations, or FP16 ones (a float32 matmul of
+    the same values beside them). Exact engines are held against float64, the others to 2 % of the largest output.
+    """
+    results = []
+    for entry in of_families("lut", "shiftadd"):
+        for style, params in widest_designs(entry).items():
+            a, w = random_operands(params, np.random.default_rng(4), (size, size, size), 40)
+            operand, worth = entry.from_integers(params, w)
+            got, want = entry.golden(params, a, operand), a.astype(np.float64) @ w.astype(np.float64)
+            error = np.abs(in_units(got, worth) - want).max()
+            exact = not is_float(params) and getattr(params, "table_bits", None) is None
+            confirm(error == 0 if exact else error <= 0.02 * np.abs(want).max(), f"low-bit {style}: output")
+            golden = partial(entry.golden, params, a, operand)
+            times = alternate(golden, float32_matmul(a.astype(np.float32), w), rounds)
+            what = f"{style} golden {size}x{size}x{size} W{params.weight_bits}"
+            results.append(ratio("low-bit", what, FLOAT32, times, 8 if exact or is_float(params) else 20))
+    return results
+
+
+def of_families(*families: str) -> list[Unit]:
+    """GEMM engines that stand in one of these families of `hwsim compare`."""
+    return [e for e in UNITS.values() if e.kind == "gemm" and {c.family for c in e.compared} & {*families}]
+
+
+def widest_designs(entry: Unit) -> dict[str, Any]:
+    """Style -> params of the engine's low-bit designs, of each the one of most weight bits."""
+    designs = [c for c in entry.compared if c.family in ("lut", "shiftadd")]
+    return {c.style: c.params for c in sorted(designs, key=lambda c: c.params.weight_bits)}
 
 
 def sparse_timing(size: int = 4096, rounds: int = 3) -> list[Result]:

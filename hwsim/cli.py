@@ -181,7 +181,7 @@ def gemm(
     import numpy as np
 
     from hwsim.energy import energy_pj, op_energy_pj
-    from hwsim.simulate import normal_integers, simulate_gemm, uniform_integers
+    from hwsim.simulate import is_float, random_operands, simulate_gemm
     from models.gemm import check_shape
 
     entry = unit(name)
@@ -192,13 +192,7 @@ def gemm(
     require(
         max(m * k, k * n, m * n) <= 1 << 28, f"shape {m} {k} {n}: a matrix of over 2^28 values is too large to simulate"
     )
-    rng = np.random.default_rng(seed)
-    widths = (((m, k), params.act_bits), ((k, n), params.weight_bits))
-    drawn = [
-        uniform_integers(rng, size, bits) if sigma is None else normal_integers(rng, size, sigma, bits)
-        for size, bits in widths
-    ]
-    result = simulate_gemm(params, *drawn)
+    result = simulate_gemm(params, *random_operands(params, np.random.default_rng(seed), shape, sigma))
     timing = result.timing
     if convention != "rtl":
         known = "convention" in inspect.signature(entry.timing).parameters
@@ -209,7 +203,7 @@ def gemm(
         "params": dict(fields_of(params)),
         "shape": {"M": m, "K": k, "N": n},
         "seed": seed,
-        "operands": "uniform" if sigma is None else f"normal, sigma {sigma:g}",
+        "operands": _operands(is_float(params), sigma),
         "convention": convention,
         "total_cycles": timing.total_cycles,
         "load_cycles": timing.load_cycles,
@@ -218,7 +212,7 @@ def gemm(
         "utilization_fraction": timing.utilization,
         **_columns(timing),
         "energy_pj": energy_pj(result.ops),
-        "output_sum": int(result.output.sum()),
+        "output_sum": result.output.sum().item(),
         "ops": [{**_plain(op), "energy_pj": op.count * op_energy_pj(op)} for op in result.ops],
     }
     if as_json:
@@ -237,6 +231,15 @@ def gemm(
             [o.kind, f"{o.bits}x{o.bits2}" if o.bits2 else o.bits, f"{o.count:,}", f"{o.count * op_energy_pj(o):,.0f}"]
             for o in result.ops
         ],
+    )
+
+
+def _operands(is_float: bool, sigma: float | None) -> str:
+    spread = f"normal, sigma {1 if sigma is None else sigma:g}"
+    return (
+        f"A FP16, {spread}; W {spread if sigma is not None else 'uniform'}"
+        if is_float
+        else ("uniform" if sigma is None else spread)
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from hwsim.energy import energy_pj
 from hwsim.files import write_atomic
-from hwsim.simulate import normal_integers
+from hwsim.simulate import random_operands
 from hwsim.synth import SynthResult, area_delay_curve, at_clock, pe_module
 from models.catalog import UNITS
 from models.gemm import check_shape
@@ -42,7 +42,7 @@ class Run:
     cycles: int
     work_per_cycle: float
     """MACs, or input points, that it really does a cycle"""
-    peak_per_cycle: int
+    peak_per_cycle: float
     energy_pj: float
     """of one operation; two operations are a MAC, one is an input point"""
 
@@ -122,10 +122,10 @@ def compare(
 ) -> Comparison:
     """Synthesise and run every design of a family.
 
-    The GEMM has M, K, N of `shape` and operands round(N(0, SPREAD^2)), clipped to their formats, from `seed`: what they
-    hold decides the cycles of some engines. `workers` designs are synthesised at a time. `progress` is called after
-    each with the number done, the number of all and its name. Raises InputError for an unknown family and for an
-    architecture without its one baseline; else as `area_delay_curve`.
+    The GEMM has M, K, N of `shape` and operands round(N(0, SPREAD^2)), clipped to their formats (FP16 ones not rounded
+    to integers), from `seed`: what they hold decides the cycles of some engines. `workers` designs are synthesised at a
+    time. `progress` is called after each with the number done, the number of all and its name. Raises InputError for an
+    unknown family and for an architecture without its one baseline; else as `area_delay_curve`.
     """
     m, k, n = shape
     check_shape(M=m, K=k, N=n)
@@ -214,11 +214,9 @@ def _check_baseline(family: str, architecture: str, designs: Sequence[Compared])
 
 def run_of(entry: Unit, params: Any, shape: tuple[int, int, int], seed: int) -> Run:
     """Cycles, throughput and energy of one run of the stated size."""
-    m, k, n = shape
+    m, k, _ = shape
     if entry.kind is Kind.GEMM:
-        rng = np.random.default_rng(seed)
-        a = normal_integers(rng, (m, k), SPREAD, params.act_bits)
-        w = normal_integers(rng, (k, n), SPREAD, params.weight_bits)
+        a, w = random_operands(params, np.random.default_rng(seed), shape, SPREAD)
         operands: tuple[Any, ...] = (a, entry.from_integers(params, w)[0])
         per_work = 2
     else:
@@ -372,6 +370,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
         ("array_best_area_um2", "area [um2]", _fixed(0)),
         ("array_best_gate_equivalents", "GE", _fixed(0)),
         ("array_best_period_ns", "critical path [ns]", _fixed(3)),
+        ("cycles", "cycles", _fixed(0)),
         ("work_per_cycle", "MACs a cycle", _fixed(1)),
         ("peak_per_cycle", "peak", _fixed(0)),
         ("array_best_tops_per_mm2", "TOPS/mm2", _fixed(2)),
@@ -405,7 +404,7 @@ TABLES: Mapping[str, tuple[Column, ...]] = {
 
 
 def tables(comparison: Comparison) -> dict[str, tuple[list[str], list[list[str]]]]:
-    """Title -> headings and rows, as they are shown. A ratio is held against the `mac` of the same architecture."""
+    """Title -> headings and rows, as they are shown. A ratio is held against the baseline of the same architecture."""
     records = [record(comparison, row) for row in comparison.rows]
     return {
         title: (
@@ -450,12 +449,11 @@ def to_markdown(comparison: Comparison, command: str) -> str:
         f"# Comparison: family {comparison.family}",
         f"Written by `{command}`; the CSV file beside this page has all figures in full. Every figure is computed but "
         "those under *paper*, which the papers report over their own baselines.",
-        "Ratios are over the first row of the same architecture: `mac`, and of encoders `booth`. Area efficiency is "
-        "operations a second and area (two operations a MAC), with the MACs a cycle that the array really does in one "
-        "GEMM of "
-        f"M={m} K={k} N={n}: filling, draining and whatever its operands cost it are in it. Operands: "
-        f"round(N(0, {SPREAD}^2)), clipped to their formats, seed {comparison.seed}. Energy: counted operations, "
-        "published energies at 45 nm, no memories, no wires, no clock.",
+        "Ratios are over the first row of the same architecture. Area efficiency is operations a second and area (two "
+        "operations a MAC), so that its inverse compares areas at equal throughput; with the MACs a cycle that the array "
+        f"really does in one GEMM of M={m} K={k} N={n}: filling, draining and whatever its operands cost it are in it. "
+        f"Operands: round(N(0, {SPREAD}^2)), clipped to their formats (FP16 ones not rounded to integers), seed "
+        f"{comparison.seed}. Energy: counted operations, published energies at 45 nm, no memories, no wires, no clock.",
         f"Library: {comparison.library}; tools: "
         + ", ".join(f"{name} {version}" for name, version in comparison.tools.items())
         + ". Area and delay come from synthesis and our own static timing. The built-in library `hwsim45` is an "

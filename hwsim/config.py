@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hwsim.files import os_errors, require_file
 from models.catalog import UNITS, unit
@@ -22,7 +22,8 @@ MAX_DIGITS = 18
 """digits of a whole number: all of them fit 64 bits"""
 
 NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
-FORMATS = tuple(f"W{weight}A{act}" for weight in range(8, 1, -1) for act in range(8, 1, -1))
+FORMATS = {f"W{w}A{a}": (w, a) for w in range(8, 0, -1) for a in (*range(8, 1, -1), 16)} | {"W16A16": (16, 16)}
+"""name -> bits of weights and activations; 16 is FP16"""
 
 Value = bool | int | str
 Key = tuple[str | int, ...]
@@ -100,7 +101,9 @@ def _settings(params: dict[str, Any]) -> dict[str, Value]:
 
 
 def _format_name(name: str) -> str:
-    require(name in FORMATS, f"{_short(name)} is not W<2 to 8>A<2 to 8>; {nearest(name[:64], FORMATS)}")
+    near = nearest(name[:64], FORMATS)
+    near = near if near.startswith("did you mean") else "such as W4A8"
+    require(name in FORMATS, f"{_short(name)} is not W<1 to 8>A<2 to 8, or 16>; {near}")
     return name
 
 
@@ -113,14 +116,19 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _Choices = Field(min_length=1, max_length=1000)
+_Formats = Annotated[tuple[Annotated[str, AfterValidator(_format_name)], ...], AfterValidator(_distinct), _Choices]
 
 
 class Engine(BaseModel):
-    """An engine of the sweep: a GEMM unit of the catalogue and the parameters that differ from its defaults."""
+    """An engine of the sweep: a GEMM unit of the catalogue and the parameters that differ from its defaults.
+
+    `formats`: those of the study's that it runs, where it cannot run all.
+    """
 
     model_config = _STRICT
     unit: Annotated[str, AfterValidator(_engine_name)]
     params: Annotated[dict[str, Any], AfterValidator(_settings)] = Field(alias="set", default={}, max_length=64)
+    formats: _Formats | None = None
 
 
 class Study(BaseModel):
@@ -130,7 +138,7 @@ class Study(BaseModel):
     name: _Name
     network: _Name
     seed: int = Field(ge=0, lt=2**32)
-    formats: Annotated[tuple[Annotated[str, AfterValidator(_format_name)], ...], AfterValidator(_distinct)] = _Choices
+    formats: _Formats
     transforms: Annotated[tuple[_Name, ...], AfterValidator(_distinct)] = _Choices
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
 
@@ -143,14 +151,24 @@ class Study(BaseModel):
             Point(
                 network=self.network,
                 seed=self.seed,
-                weight_bits=int(name[1]),
-                act_bits=int(name[3]),
+                weight_bits=FORMATS[name][0],
+                act_bits=FORMATS[name][1],
                 transform=transform,
                 unit=engine.unit,
                 params=tuple(sorted(engine.params.items())),
             )
             for transform, engine, name in itertools.product(self.transforms, self.engines, self.formats)
+            if engine.formats is None or name in engine.formats
         )
+
+    @model_validator(mode="after")
+    def _engines_formats(self) -> Study:
+        """InputError where an engine names a format that the study does not."""
+        for engine in self.engines:
+            for name in engine.formats or ():
+                rule = f"engine {engine.unit}: {name} is not among the study's formats"
+                require(name in self.formats, f"{rule}; {nearest(name, self.formats)}")
+        return self
 
 
 def load_study(path: Path) -> Study:

@@ -21,6 +21,12 @@ ADD_PJ = ((0, 0.0), (8, 0.03), (16, 0.05), (32, 0.1))
 MUL_PJ = ((0, 0.0), (8 * 8, 0.2), (32 * 32, 3.1))
 """Integer multiplication: product of the operands' widths, pJ. The same source."""
 
+FADD_PJ = {16: 0.4, 32: 0.9}
+"""Floating-point addition: width of the format, pJ. The same source."""
+
+FMUL_PJ = {16: 1.1, 32: 3.7}
+"""Floating-point multiplication: likewise."""
+
 FULL_ADDER_PJ = 0.1 / 32
 """one bit of the 32-bit addition above"""
 
@@ -44,6 +50,10 @@ def op_energy_pj(op: Op) -> float:
             return _interpolated(ADD_PJ, op.bits)
         case "mul":
             return _interpolated(MUL_PJ, op.bits * op.bits2)
+        case "fadd":
+            return FADD_PJ[op.bits]
+        case "fmul":
+            return FMUL_PJ[op.bits]
         case "products":
             return PRODUCTS_SHARE * _interpolated(MUL_PJ, op.bits * op.bits2)
         case "csa":

@@ -12,6 +12,7 @@ import numpy as np
 from hwsim.config import Point
 from hwsim.energy import energy_by_kind_pj, energy_pj
 from models.catalog import unit
+from models.floats import HALF_BITS, ActFormat
 from models.unit import Kind, Op, Timing, require
 
 SPREAD_SEEDS = 5
@@ -19,13 +20,24 @@ SPREAD_SEEDS = 5
 
 
 def engine_params(point: Point) -> Any:
-    """The engine's params: those of the sweep file, with the widths of the point's format."""
+    """The engine's params: those of the sweep file, with the widths of the point's format.
+
+    A16 is FP16: the engine aligns it to integers of `act_bits`, 16 unless the file sets it.
+    """
     entry = unit(point.unit)
     require(entry.kind is Kind.GEMM, f"{point.unit} multiplies no matrices; take a GEMM engine")
-    widths = {"act_bits": point.act_bits, "weight_bits": point.weight_bits}
+    fields, given = entry.params_type.__dataclass_fields__, dict(point.params)
+    widths: dict[str, Any] = {"weight_bits": point.weight_bits}
+    if point.act_bits == HALF_BITS:
+        rule = f"{point.unit}: {point.format} has FP16 activations, which this engine does not take"
+        require("act_format" in fields, f"{rule}; take A2 to A8, or an engine with act_format")
+        widths["act_format"] = ActFormat.FP16
+        given = {"act_bits": HALF_BITS} | given
+    else:
+        widths["act_bits"] = point.act_bits
     for name in widths:
         require(name not in dict(point.params), f"{point.unit}: {name} comes from the format; leave it out of `set`")
-    return entry.params(**dict(point.params), **widths)
+    return entry.params(**given, **widths)
 
 
 def check(point: Point) -> dict[str, dict[str, Any]]:

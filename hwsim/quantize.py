@@ -2,9 +2,11 @@
 
 Per layer: x -> transform -> integers of act_bits with a scale and zero point a token -> engine -> real values. With
 codes a, zero points z and integer weights w, an output is (sum a w - z sum w) * token scale * column step + bias.
+An engine with FP16 activations takes x rounded to FP16 (nearest even), without scale and zero point.
 """
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,13 +14,14 @@ from numpy.typing import NDArray
 
 from hwsim.networks import mlp
 from hwsim.networks.mlp import Mlp
+from hwsim.simulate import is_float
 from hwsim.transforms import NoTransform, Transform
 from models.catalog import unit_of
-from models.formats import IntFormat, Quantized, get_format
+from models.floats import half_of
+from models.formats import Format, IntFormat, Quantized, get_format
 from models.unit import Kind, require
 
 Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,10 +34,12 @@ class QuantizedLinear:
     """[K, N] after the transform's fold; one step a column"""
     operand: Any
     """the weights as the engine's W"""
-    column_sums: Ints
-    """[N] sums of the integer weights: what a unit of activation zero point adds"""
+    worth: Fraction
+    """what one unit of the engine's output is worth in products of the codes"""
+    column_sums: NDArray[np.int64] | None
+    """[N] sums of the integer weights: what a unit of activation zero point adds; None where there are no integers"""
     bias: Floats
-    activations: IntFormat
+    activations: Format
     transform: Transform
 
 
@@ -78,24 +83,27 @@ def _quantize_layer(W: Floats, bias: Floats, params: Any, transform: Transform, 
     require(engine.kind is Kind.GEMM, f"quantize: {engine.name} multiplies no matrices; take a GEMM engine")
     name, options = engine.weight_format(params)
     weights = get_format(name, **options).quantize(transform.fold_weights(W), axis=0)
-    integers = _integers(engine.name, weights)
+    _check_steps(engine.name, weights)
+    operand, worth = engine.operand(params, weights)
     return QuantizedLinear(
         params=params,
         weights=weights,
-        operand=engine.operand(params, weights),
-        column_sums=integers.sum(axis=0),
+        operand=operand,
+        worth=worth,
+        column_sums=None if weights.integers is None else weights.integers.sum(axis=0),
         bias=bias,
-        activations=IntFormat(bits=params.act_bits, symmetric=act_symmetric),
+        activations=get_format("fp16")
+        if is_float(params)
+        else IntFormat(bits=params.act_bits, symmetric=act_symmetric),
         transform=transform,
     )
 
 
-def _integers(engine: str, weights: Quantized) -> Ints:
-    """The integer weights; InputError unless each column has one step."""
+def _check_steps(engine: str, weights: Quantized) -> None:
+    """InputError unless each column has one step, or the codes are real numbers by themselves."""
     one_step = weights.integers is not None and weights.step is not None and weights.step.shape[0] == 1
-    require(one_step, f"quantize: {engine}'s weight format needs integers with one step a column")
-    assert weights.integers is not None
-    return weights.integers
+    rule = f"quantize: {engine}'s weight format needs integers with one step a column"
+    require(weights.step is None or one_step, rule)
 
 
 def on_hardware(layer: QuantizedLinear, x: Floats) -> Quantized:
@@ -103,13 +111,21 @@ def on_hardware(layer: QuantizedLinear, x: Floats) -> Quantized:
     return layer.activations.quantize(layer.transform.on_hardware(x), axis=-1)
 
 
+def engine_input(layer: QuantizedLinear, q: Quantized) -> NDArray[Any]:
+    """A, as the engine's `golden` takes it."""
+    return half_of(q.codes) if is_float(layer.params) else q.codes
+
+
 def on_engine(layer: QuantizedLinear, x: Floats) -> Floats:
-    """Outputs [M, N] of activations [M, K], the integer product from the engine's `golden`."""
+    """Outputs [M, N] of activations [M, K], the product from the engine's `golden`."""
     q = on_hardware(layer, x)
-    product = unit_of(layer.params).golden(layer.params, q.codes, layer.operand)
+    product = unit_of(layer.params).golden(layer.params, engine_input(layer, q), layer.operand)
+    product = product * (layer.worth.numerator / layer.worth.denominator)
     if q.offsets is not None:
+        assert layer.column_sums is not None
         product = product - q.offsets * layer.column_sums
-    return product * (q.scales * layer.weights.step) + layer.bias
+    scales = q.scales if layer.weights.step is None else q.scales * layer.weights.step
+    return product * scales + layer.bias
 
 
 def emulated(layer: QuantizedLinear, x: Floats) -> Floats:
@@ -130,7 +146,9 @@ def engine_shapes(network: Mlp, quantized: QuantizedNetwork) -> list[dict[str, A
 
     def engine(index: int, x: Floats) -> Floats:
         layer = quantized.layers[index]
-        found.append(unit_of(layer.params).shape_of(layer.params, on_hardware(layer, x).codes, layer.operand))
+        found.append(
+            unit_of(layer.params).shape_of(layer.params, engine_input(layer, on_hardware(layer, x)), layer.operand)
+        )
         return quantized.engine(index, x)
 
     mlp.forward(network, network.test_x, engine)

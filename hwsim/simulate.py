@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from numpy.typing import NDArray
 
 from models.bits import signed_range
 from models.catalog import unit_of
+from models.floats import ActFormat
 from models.unit import Kind, Op, Timing, require
 
 
@@ -18,8 +21,8 @@ from models.unit import Kind, Op, Timing, require
 class GemmResult:
     """What an engine makes of a GEMM."""
 
-    output: NDArray[np.int64]
-    """Y[M, N] as the engine's accumulators leave it, without their fraction bits where W was a plain integer matrix"""
+    output: NDArray[Any]
+    """Y[M, N] in units of A @ W: int64 where the engine is exact, else (FP16 activations, quantized tables) float64"""
     timing: Timing
     ops: tuple[Op, ...]
 
@@ -27,26 +30,71 @@ class GemmResult:
 def simulate_gemm(params: Any, A: Any, W: Any, psum: Any = None) -> GemmResult:
     """Y = psum + A @ W on the engine that `params` belongs to, bit for bit.
 
-    `A` [M, K] holds integers of `act_bits`. `W` is what the engine takes, or a plain integer matrix [K, N] of
-    `weight_bits`, which every engine can hold exactly. An engine may then compute with fraction bits: binary code holds
-    2 W, so that its accumulators of `acc_bits` hold 2 Y, which wraps or saturates one bit earlier than Y would. The
-    output is without them (an arithmetic shift). `psum` [M, N], where the engine takes one, is in the output's units.
+    `A` [M, K] holds integers of `act_bits`, or with FP16 activations what FP16 holds. `W` is what the engine takes, or
+    a plain integer matrix [K, N] of which it can hold every value. An engine may then count in fractions of a unit:
+    binary code holds 2 W, so that its accumulators of `acc_bits` hold 2 Y, which wraps or saturates one bit earlier
+    than Y would. The output is in whole units (an arithmetic shift; a quotient in float64 where a unit is no power of
+    two). `psum` [M, N], where the engine takes one, is in the output's units.
 
     Raises InputError for operands that do not fit the engine or each other, or a unit that is no GEMM engine.
     """
-    unit = unit_of(params)
-    require(unit.kind is Kind.GEMM, f"{unit.name} multiplies no matrices; take a GEMM engine")
+    entry = unit_of(params)
+    require(entry.kind is Kind.GEMM, f"{entry.name} multiplies no matrices; take a GEMM engine")
     plain = isinstance(W, (np.ndarray, list, tuple))
-    a = _matrix("A", A)
-    operand, fraction = unit.from_integers(params, _matrix("W", W)) if plain else (W, 0)
-    start = () if psum is None else (_matrix("psum", psum) << fraction,)
-    output = unit.golden(params, a, operand, *start)
-    shape = unit.shape_of(params, a, operand)
+    a = _numbers("A", A) if is_float(params) else _matrix("A", A)
+    operand, worth = entry.from_integers(params, _matrix("W", W)) if plain else (W, Fraction(1))
+    start = () if psum is None else (_in_steps(params, psum, worth),)
+    output = entry.golden(params, a, operand, *start)
+    shape = entry.shape_of(params, a, operand)
     return GemmResult(
-        output=output >> fraction if fraction else output,
-        timing=unit.timing(params, **shape),
-        ops=unit.ops(params, **shape),
+        output=in_units(output, worth), timing=entry.timing(params, **shape), ops=entry.ops(params, **shape)
     )
+
+
+def is_float(params: Any) -> bool:
+    """Whether the engine takes FP16 activations."""
+    return getattr(params, "act_format", ActFormat.INT) is ActFormat.FP16
+
+
+def in_units(output: NDArray[Any], worth: Fraction) -> NDArray[Any]:
+    """What an engine put out, in units of A @ W: `worth` of them is one of its own."""
+    if output.dtype.kind == "i" and worth.numerator == 1 and worth.denominator.bit_count() == 1:
+        return output >> (worth.denominator.bit_length() - 1)
+    return output.astype(np.float64) * worth.numerator / worth.denominator
+
+
+def _in_steps(params: Any, psum: Any, worth: Fraction) -> NDArray[Any]:
+    """A starting partial sum in what the engine counts in."""
+    if is_float(params):
+        return _numbers("psum", psum) / float(worth)
+    return _matrix("psum", psum) * worth.denominator // worth.numerator
+
+
+def random_operands(
+    params: Any, rng: np.random.Generator, shape: tuple[int, int, int], sigma: float | None
+) -> tuple[NDArray[Any], NDArray[np.int64]]:
+    """A [M, K] and plain W [K, N] for an engine: integers of its widths, uniform, or normal of spread `sigma`.
+
+    FP16 activations are normal, of spread 1 where `sigma` is none. Where weights cannot be all integers, those drawn
+    become the nearest that they can be.
+    """
+    m, k, n = shape
+    entry = unit_of(params)
+    held = entry.plain_weights(params)
+    width = max(int(held.max()), -int(held.min()) - 1).bit_length() + 1
+    draw = uniform_integers if sigma is None else partial(normal_integers, sigma=sigma)
+    if is_float(params):
+        a = rng.normal(0.0, sigma or 1.0, (m, k)).astype(np.float16)
+    else:
+        a = draw(rng, (m, k), bits=params.act_bits)
+    return a, _nearest(held, draw(rng, (k, n), bits=width))
+
+
+def _nearest(held: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Of `held`, ascending, the one nearest to each value; of two as near, the greater."""
+    above = np.searchsorted(held, values).clip(1, max(len(held) - 1, 1)) if len(held) > 1 else np.zeros_like(values)
+    below = np.maximum(above - 1, 0)
+    return np.where(values - held[below] < held[above] - values, held[below], held[above])
 
 
 def uniform_integers(rng: np.random.Generator, shape: tuple[int, int], bits: int) -> NDArray[np.int64]:
@@ -59,6 +107,13 @@ def normal_integers(rng: np.random.Generator, shape: tuple[int, int], sigma: flo
     require(math.isfinite(sigma) and sigma >= 0, f"sigma must be a finite number of at least 0, not {sigma}")
     low, high = signed_range(bits)
     return np.clip(np.rint(rng.normal(0.0, sigma, shape)), low, high).astype(np.int64)
+
+
+def _numbers(name: str, values: Any) -> NDArray[Any]:
+    matrix = np.asarray(values)
+    rule = f"{name} must be a matrix of numbers"
+    require(matrix.ndim == 2 and matrix.dtype.kind in "iuf", f"{rule}, not {matrix.dtype} of shape {matrix.shape}")
+    return matrix
 
 
 def _matrix(name: str, values: Any) -> NDArray[np.integer[Any]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,15 @@ def exact_matmul(a: NDArray[Any], w: NDArray[Any]) -> Ints:
     if k * bound <= FLOAT64_EXACT:
         return (a.astype(np.float64) @ w.astype(np.float64)).astype(np.int64)
     return a.astype(np.int64) @ w.astype(np.int64)
+
+
+def exact_float(a: NDArray[Any], w: NDArray[Any], k: int) -> type[Any]:
+    """The narrowest type in whose arithmetic sums of `k` products of integers of `a` and `w` are exact: float32,
+    float64 or int64."""
+    bound = k * _magnitude(a) * _magnitude(w)
+    if bound <= FLOAT32_EXACT:
+        return np.float32
+    return np.float64 if bound <= FLOAT64_EXACT else np.int64
 
 
 def _magnitude(x: NDArray[Any]) -> int:
@@ -165,6 +175,9 @@ class Stationary:
     of m vectors follow each other every load_beats + m + latency - 1 cycles. `buffers` 2: each PE holds two tiles; the
     next one is taken while the present one is at work, as soon as no beat of the one before stands before the output
     register.
+
+    `interval` above 1 (with one buffer): each vector is worked on in that many cycles, its phases, of which the
+    transfer is the first; `latency` counts from the last one, and the next vector is taken behind it.
     """
 
     tile_k: int
@@ -172,6 +185,7 @@ class Stationary:
     load_beats: int
     latency: int
     buffers: int = 1
+    interval: int = 1
     held: str = "weight"
     moving: str = "act"
 
@@ -201,7 +215,7 @@ def stationary_timing(geometry: Stationary, M: Any, K: Any, N: Any) -> Timing:
     """Cycles of a GEMM of M moving vectors: folds over N outside, over K inside, partial sums going round outside."""
     M, K, N = check_shape(M=M, K=K, N=N)
     count = folds(K, geometry.tile_k) * folds(N, geometry.tile_n)
-    load, vectors = geometry.load_beats, geometry.vectors(M, K)
+    load, vectors = geometry.load_beats, geometry.vectors(M, K) * geometry.interval
     one_by_one = load + vectors + geometry.latency - 1
     if geometry.buffers == 1:
         total = count * one_by_one + 1
@@ -218,8 +232,13 @@ def stationary_timing(geometry: Stationary, M: Any, K: Any, N: Any) -> Timing:
         stream_cycles=count * vectors,
         drain_cycles=total - count * vectors - (count * load if geometry.buffers == 1 else load),
         work=M * K * N,
-        peak_per_cycle=geometry.tile_k * geometry.tile_n,
+        peak_per_cycle=_quotient(geometry.tile_k * geometry.tile_n, geometry.interval),
     )
+
+
+def _quotient(value: int, by: int) -> int | float:
+    """`value / by`, an int where it is whole."""
+    return value / by if value % by else value // by
 
 
 class StationaryControl:
@@ -234,15 +253,20 @@ class StationaryControl:
         """taken so far, the one that is being loaded left out"""
         self.done = 0
         """tiles whose last beat has entered"""
+        self.phase = 0
+        """of the vector that is worked on; 0: none, or all phases but the transfer are still due"""
+        self.vector = 0
+        """the one taken last"""
         self.pipeline = PipelineControl(geometry.latency, geometry.stream)
 
     def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
         before = self.tiles - self.geometry.buffers
         """the tile that leaves its buffer to the one loaded next"""
         at_work = any(beat is not None and self.tile_of[beat] == before for beat in self.pipeline.stages[:-1])
+        idle = self.phase == 0
         return {
-            self.geometry.load_stream: before < self.done and not at_work,
-            self.geometry.stream: self.tiles > self.done and self.pipeline.advance(accept),
+            self.geometry.load_stream: before < self.done and not at_work and idle,
+            self.geometry.stream: self.tiles > self.done and self.pipeline.advance(accept) and idle,
         }
 
     def shown(self) -> int | None:
@@ -253,9 +277,15 @@ class StationaryControl:
             self.loaded += 1
         if self.loaded == self.geometry.load_beats:
             self.loaded, self.tiles = 0, self.tiles + 1
-        if self.geometry.stream in taken and self.last[taken[self.geometry.stream]]:
-            self.done += 1
-        self.pipeline.clock(taken, accept)
+        entering = taken.get(self.geometry.stream)
+        if entering is not None:
+            self.vector = entering
+            self.done += bool(self.last[entering])
+        begun = self.phase > 0 or entering is not None
+        complete = begun and self.phase == self.geometry.interval - 1
+        if begun and self.pipeline.advance(accept):
+            self.phase = (self.phase + 1) % self.geometry.interval
+        self.pipeline.clock({self.geometry.stream: self.vector} if complete else {}, accept)
 
 
 def stationary_trace(
@@ -468,17 +498,17 @@ def weight_format(params: Any) -> tuple[str, dict[str, Any]]:
     return f"int{params.weight_bits}", {}
 
 
-def operand(params: Any, quantized: Any) -> Ints:
-    """W from quantized weights [K, N]: their integer codes."""
+def operand(params: Any, quantized: Any) -> tuple[Ints, Fraction]:
+    """W from quantized weights [K, N]: their integer codes; the output counts whole units of A @ W."""
     integers = quantized.integers
     require(integers is not None, f"{unit_name(params)}: weights need integer codes with one scale a column")
-    return check_codes("W", integers, params.weight_bits)
+    return check_codes("W", integers, params.weight_bits), Fraction(1)
 
 
-def from_integers(params: Any, W: NDArray[Any]) -> tuple[NDArray[Any], int]:
-    """A plain integer matrix is W as it is; the output has no fraction bits."""
+def from_integers(params: Any, W: NDArray[Any]) -> tuple[NDArray[Any], Fraction]:
+    """A plain integer matrix is W as it is; the output counts whole units of A @ W."""
     require_codes("W", W, params.weight_bits)
-    return W, 0
+    return W, Fraction(1)
 
 
 def unit_name(params: Any) -> str:

@@ -4,9 +4,14 @@ W = sum_i alpha_i b_i + z with b_i in {-1, +1} (binary-coded quantization, BCQ; 
 activations a table holds all sums +-x_1 .. +-x_mu; `mu` weight bits of one bit plane are the key that reads it. The
 half table keeps the keys whose top bit is 0, since lut[~key] = -lut[key] (as FIGLUT and LUT Tensor Core do).
 
-The array: `rows` tables, built at the edge and shared by all columns; in each column one read a table and bit plane, a
-sum of the reads over the rows, one multiplication by alpha a bit plane (and one of the activations' sum by z), and the
-addition to the incoming partial sum. Four register stages: tables, sums, products, result.
+The array: `rows` tables, built once at the edge by a doubling tree; in each column a read-accumulate unit (RAC) a bit
+plane, which reads every row's table and adds; one multiplication by alpha a bit plane (and one of the activations' sum
+by z); and the addition to the incoming partial sum. Three register stages before that: tables, sums, products.
+
+- `registered`: the tables stand in registers; otherwise the activations do, and the tables behind them are gates.
+- `readers` RACs share one copy of a table's register (FIGLUT: 32); none: all of them.
+- `serial`: one RAC a column goes through the bit planes, one a cycle, so that a vector takes `weight_bits` cycles.
+- Activations are integers, or FP16 aligned to integers of `act_bits` (models/columns.py).
 
 `LutArray` and the functions on it are the part that any look-up array of this shape shares; what scales the plane
 sums is what sets such units apart.
@@ -16,18 +21,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from models import gemm
-from models.bits import Overflow, check_codes, signed_bits, signed_range, unsigned_range
+from models import columns, compared, gemm
+from models.bits import Overflow, Rounding, check_codes, signed_bits, signed_range, unsigned_range
+from models.columns import Columns, check_columns, check_group, edge_ops, shape_of
+from models.floats import ActFormat
 from models.formats import uniform_as_bcq
-from models.unit import Beats, InputError, Ints, Op, Stimulus, Timing, Trace, check_choice, check_range, require
+from models.unit import Beats, InputError, Ints, Op, Published, Stimulus, Timing, Trace, check_range, require
 
-LATENCY = 4
-"""tables, sums, products, result"""
+__all__ = ["shape_of"]
+
+STAGES = 3
+"""tables, sums, products"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,14 +46,13 @@ class BcqWeights:
     """W[K, N] in binary code with integer scales: W = sum_i scales[i] * (2 bit_i(codes) - 1) + offsets.
 
     `codes` int64 [K, N], bit i of a code is bit plane i; `scales` int64 [planes, G, N] and `offsets` int64 [G, N],
-    one for each group of `group` consecutive k. A product with W carries `frac_bits` fraction bits.
+    one for each group of `group` consecutive k.
     """
 
     codes: Ints
     scales: Ints
     offsets: Ints
     group: int
-    frac_bits: int = 0
 
     def __post_init__(self) -> None:
         for name, axes in (("codes", 2), ("scales", 3), ("offsets", 2)):
@@ -79,7 +89,8 @@ class BcqWeights:
 
 
 def uniform_weights(W: NDArray[Any], planes: int) -> BcqWeights:
-    """Two's-complement integers of `planes` bits as binary code, exactly: 2 W = sum_i 2^i b_i - 1, one fraction bit."""
+    """Two's-complement integers of `planes` bits as binary code worth exactly 2 W = sum_i 2^i b_i - 1."""
+    check_codes("W", W, planes)
     codes, scales, offset = uniform_as_bcq(W, planes)
     k, n = codes.shape
     return BcqWeights(
@@ -87,7 +98,6 @@ def uniform_weights(W: NDArray[Any], planes: int) -> BcqWeights:
         scales=np.tile(scales[:, None, None], (1, 1, n)),
         offsets=np.full((1, n), offset, dtype=np.int64),
         group=k,
-        frac_bits=1,
     )
 
 
@@ -101,10 +111,23 @@ class LutArray:
     act_bits: int
     planes: int
     half_table: bool
+    registered: bool
+    serial: bool
+    readers: int | None
 
     @property
     def tile_k(self) -> int:
         return self.rows * self.mu
+
+    @property
+    def racs(self) -> int:
+        """Read-accumulate units of a column."""
+        return 1 if self.serial else self.planes
+
+    @property
+    def copies(self) -> int:
+        """Of each table's register."""
+        return 1 if self.readers is None else self.racs * self.cols // self.readers
 
     @property
     def entries(self) -> int:
@@ -114,35 +137,52 @@ class LutArray:
     @property
     def table_bits(self) -> int:
         """Width of an entry: mu activations of the most negative value, with either sign."""
-        bound = self.mu << (self.act_bits - 1)
-        return signed_bits(-bound, bound)
+        return _width(self.mu, self.act_bits)
+
+    @property
+    def packed_bits(self) -> int:
+        """Width of a whole table."""
+        return packed_bits(self.entries, self.table_bits)
 
     @property
     def sum_bits(self) -> int:
         """Width of a plane's sum over all rows."""
-        bound = self.tile_k << (self.act_bits - 1)
-        return signed_bits(-bound, bound)
+        return _width(self.tile_k, self.act_bits)
 
-    @property
-    def geometry(self) -> gemm.Stationary:
-        """Keys enter row by row while scale words enter a chain beside them: planes + 1 words (alphas, then z)."""
-        return gemm.Stationary(
-            tile_k=self.tile_k, tile_n=self.cols, load_beats=max(self.rows, self.planes + 1), latency=LATENCY
-        )
+
+def _width(count: int, bits: int) -> int:
+    """Of the sum of `count` values of `bits` bits, each with either sign."""
+    bound = count << (bits - 1)
+    return signed_bits(-bound, bound)
+
+
+def packed_bits(entries: int, table_bits: int) -> int:
+    """Width of a table: all sums of +-x have one parity, so the lowest bit is kept once for all entries."""
+    return entries * (table_bits - 1) + 1
 
 
 def check_array(name: str, params: Any) -> None:
     """Refuse the parameters that every look-up array shares where they cannot be built."""
-    check_range(name, params, rows=(1, 64), cols=(1, 256), mu=(1, 8), act_bits=(2, 16), weight_bits=(1, 8))
-    check_range(name, params, acc_bits=(2, 48))
-    require(isinstance(params.half_table, bool), f"{name}: half_table is true or false, not {params.half_table!r}")
-    check_choice(name, params, overflow=Overflow)
+    check_columns(name, params)
+    check_range(name, params, rows=(1, 64), mu=(1, 8), weight_bits=(1, 8))
+    for field in ("half_table", "registered", "serial"):
+        value = getattr(params, field)
+        require(isinstance(value, bool), f"{name}: {field} is true or false, not {value!r}")
     if params.group_size is not None:
         check_range(name, params, group_size=(1, 1 << 20))
-        tile = params.rows * params.mu
-        near = max(round(params.group_size / tile), 1) * tile
-        rule = f"{name}: group_size must be a multiple of rows * mu = {tile}"
-        require(params.group_size % tile == 0, f"{rule}, not {params.group_size}; nearest: {near}")
+    check_group(name, params.group_size, params.rows * params.mu, "rows * mu")
+    if params.readers is not None:
+        _check_readers(name, params)
+
+
+def _check_readers(name: str, params: Any) -> None:
+    """A copy of the tables serves whole columns, all copies as many."""
+    racs = 1 if params.serial else params.weight_bits
+    check_range(name, params, readers=(1, racs * params.cols))
+    choices = [racs * c for c in range(1, params.cols + 1) if params.cols % c == 0]
+    near = min(choices, key=lambda c: abs(c - params.readers))
+    rule = f"{name}: readers must be the read-accumulate units of a column ({racs}) times a divisor of cols"
+    require(params.readers in choices, f"{rule}, not {params.readers}; nearest: {near}")
 
 
 def lut_array(params: Any) -> LutArray:
@@ -154,6 +194,29 @@ def lut_array(params: Any) -> LutArray:
         act_bits=params.act_bits,
         planes=params.weight_bits,
         half_table=params.half_table,
+        registered=params.registered,
+        serial=params.serial,
+        readers=params.readers,
+    )
+
+
+def lut_columns(params: Any, largest_scale: int) -> Columns:
+    """The columns of an array that scales the plane sums, by at most `largest_scale` each; the scale words, planes + 1
+    a column (alphas, then z), enter a chain beside the keys."""
+    array: LutArray = params.array
+    bound = ((array.planes + 1) * array.tile_k << (array.act_bits - 1)) * largest_scale
+    return Columns(
+        tile_k=array.tile_k,
+        cols=array.cols,
+        act_format=params.act_format,
+        act_bits=array.act_bits,
+        rounding=params.rounding,
+        acc_bits=params.acc_bits,
+        overflow=params.overflow,
+        stages=STAGES,
+        load_beats=max(array.rows, array.planes + 1),
+        total_bits=signed_bits(-bound, bound),
+        interval=array.planes if array.serial else 1,
     )
 
 
@@ -168,10 +231,15 @@ class LutGemmParams:
     rows: int = 8
     cols: int = 8
     mu: int = 4
+    act_format: ActFormat = ActFormat.INT
     act_bits: int = 8
+    rounding: Rounding = Rounding.NEAREST_EVEN
     weight_bits: int = 4
     group_size: int | None = None
     half_table: bool = True
+    registered: bool = True
+    serial: bool = False
+    readers: int | None = None
     scale_bits: int = 8
     acc_bits: int = 32
     overflow: Overflow = Overflow.WRAP
@@ -183,6 +251,10 @@ class LutGemmParams:
     @property
     def array(self) -> LutArray:
         return lut_array(self)
+
+    @property
+    def columns(self) -> Columns:
+        return lut_columns(self, 1 << (self.scale_bits - 1))
 
     @property
     def word_bits(self) -> int:
@@ -205,28 +277,71 @@ PRESETS = {
         rows=2, cols=2, mu=4, weight_bits=2, scale_bits=4, acc_bits=13, overflow=Overflow.SATURATE
     ),
     "mu-8": LutGemmParams(rows=1, cols=2, mu=8, act_bits=4, weight_bits=1),
+    "gates": LutGemmParams(rows=2, cols=2, mu=4, weight_bits=2, registered=False),
+    "readers": LutGemmParams(rows=2, cols=4, mu=2, weight_bits=2, readers=4),
+    "serial": LutGemmParams(rows=2, cols=3, mu=3, weight_bits=3, serial=True),
+    "serial-gates": LutGemmParams(
+        rows=2, cols=2, mu=2, weight_bits=2, serial=True, registered=False, readers=1, acc_bits=14, half_table=False
+    ),
+    "fp16": LutGemmParams(rows=2, cols=2, mu=4, act_format=ActFormat.FP16, act_bits=13),
+    "fp16-serial": LutGemmParams(
+        rows=1, cols=3, mu=4, act_format=ActFormat.FP16, act_bits=8, serial=True, weight_bits=3, group_size=8
+    ),
 }
 
+_FIGLUT = Published(source="G. Park et al., FIGLUT, HPCA 2025, abstract: TOPS/W at W3", energy_efficiency=1.59)
+_WHY = (
+    "The paper's ratio is over another accelerator of low-bit weights, with memories in both. Ours is the array alone "
+    "over an array of multipliers of as many MACs a cycle; tables are built again in each array of 8 columns, where "
+    "FIGLUT serves 32 readers with one; no wires, and energy from counted operations."
+)
 
-def golden(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Ints | None = None) -> Ints:
-    """Y[M, N] int64 = psum + A @ W.integers, tile by tile of rows * mu in K.
 
-    The sum of a tile is exact; it is fitted to `acc_bits` where it is added to the accumulator. `psum` [M, N] (a
-    bias) is where accumulation starts; zero by default. Y carries `W.frac_bits` fraction bits.
+def _designs(**changes: Any) -> dict[int, LutGemmParams]:
+    return {bits: LutGemmParams(weight_bits=bits, **changes) for bits in compared.WIDTHS}
+
+
+COMPARED = (
+    *compared.low_bit("lutgemm", _designs(), families=(compared.LUT,), published=_FIGLUT, differs=_WHY),
+    *compared.low_bit(
+        "lutgemm, wide",
+        _designs(cols=32),
+        families=(compared.LUT,),
+        differs="No paper's ratio: 32 columns, so that the tables and the activations' sum serve four times as many.",
+    ),
+    *compared.low_bit(
+        "lutgemm, serial",
+        {bits: LutGemmParams(weight_bits=bits, cols=8 * bits, serial=True) for bits in (2, 3, 4)},
+        families=(compared.LUT,),
+        differs="No paper's ratio: planes in turn, in as many columns more that the throughput is the same.",
+    ),
+    *compared.low_bit(
+        "lutgemm FP16",
+        _designs(act_format=ActFormat.FP16, act_bits=12),
+        act_format=ActFormat.FP16,
+        families=(compared.LUT,),
+        published=_FIGLUT,
+        differs=_WHY,
+    ),
+)
+
+
+def golden(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Any = None) -> Any:
+    """Y[M, N] = psum + A @ W.integers, tile by tile of rows * mu in K.
+
+    The total of a tile is exact; int64 with integers, fitted to `acc_bits` where it is added to the accumulator;
+    float32 with FP16 activations, rounded as models/columns.py says. `psum` [M, N] (a bias) is where accumulation
+    starts; zero by default.
     """
     _check_weights(params, W)
     return array_golden(params, A, W, psum)
 
 
-def array_golden(params: Any, A: NDArray[Any], W: BcqWeights, psum: Ints | None) -> Ints:
-    """`golden` of any look-up array. Only the addition to the accumulator can overflow, so no table need be made."""
+def array_golden(params: Any, A: NDArray[Any], W: BcqWeights, psum: Any) -> Any:
+    """`golden` of any look-up array. Only the addition to the accumulator is not exact, so no table need be made."""
     gemm.check_operands(A, W.shape)
-    a, w = check_codes("A", A, params.act_bits), W.integers
     check_codes("codes", W.codes, params.weight_bits, signed=False)
-    if psum is not None:
-        require(psum.shape == (A.shape[0], W.shape[1]), f"psum is {psum.shape}, not {(A.shape[0], W.shape[1])}")
-        psum = check_codes("psum", psum, params.acc_bits)
-    return gemm.accumulate_blocks(a, w, psum, params.array.tile_k, params.acc_bits, params.overflow)
+    return columns.golden(params.columns, A, W.integers, psum)
 
 
 def _check_weights(params: LutGemmParams, W: BcqWeights) -> None:
@@ -247,7 +362,7 @@ def check_groups(params: Any, W: BcqWeights) -> None:
 
 def timing(params: Any, M: Any, K: Any, N: Any) -> Timing:
     """Exact cycles of a GEMM on any look-up array; `M`, `K`, `N` are ints or int64 arrays of one shape."""
-    return gemm.stationary_timing(params.array.geometry, M, K, N)
+    return columns.timing(params.columns, M, K, N)
 
 
 def ops(params: LutGemmParams, M: int, K: int, N: int) -> tuple[Op, ...]:
@@ -258,35 +373,43 @@ def ops(params: LutGemmParams, M: int, K: int, N: int) -> tuple[Op, ...]:
 
 
 def array_ops(params: Any, M: int, K: int, N: int) -> tuple[Op, ...]:
-    """Table building, reads, sums and registers of any look-up array, without stalls.
+    """Table building, reads, sums and registers of any array that scales the plane sums, without stalls.
 
     Building and reading are counted for the useful lanes. A register is counted in every cycle in which this RTL clocks
-    it: nothing is gated but keys and scale words, which are written while they are loaded.
+    it: nothing is gated but keys and scale words, which are written while they are loaded, and what a vector that is
+    worked on in several cycles brings.
     """
     M, K, N = gemm.check_shape(M=M, K=K, N=N)
     array: LutArray = params.array
     k_folds, n_folds = gemm.folds(K, array.tile_k), gemm.folds(N, array.cols)
-    tables, count = M * gemm.folds(K, array.mu) * n_folds, k_folds * n_folds
-    reads, outputs = M * gemm.folds(K, array.mu) * N * array.planes, M * N * k_folds
-    cycles = gemm.stationary_timing(array.geometry, M, K, N).total_cycles
+    built, count = M * gemm.folds(K, array.mu) * n_folds, k_folds * n_folds
+    reads = M * gemm.folds(K, array.mu) * N * array.planes
+    cycles, load_beats = timing(params, M, K, N).total_cycles, params.columns.load_beats
     words = array.planes + 1
     return (
-        Op("add", tables * (array.mu - 1 + array.entries - 1), array.table_bits),
-        Op("mux", reads, array.table_bits, array.entries),
+        *table_ops(array, built, M * count if array.serial else cycles),
+        *((Op("mux", reads, array.table_bits - 1, array.entries),) if array.entries > 1 else ()),
         Op("add", reads, array.sum_bits),
-        Op("add", M * gemm.folds(K, array.mu) * n_folds, array.sum_bits),
-        Op("add", outputs * words, params.acc_bits),
-        Op("reg", cycles * array.rows * array.entries, array.table_bits - 1),
-        Op("reg", cycles * array.rows, 1),  # all sums of +-x have one parity: the lowest bit is kept once a table
-        Op("reg", cycles * (array.planes * array.cols + 1), array.sum_bits),
-        Op("reg", cycles * words * array.cols, params.product_bits),
-        Op("reg", cycles * LATENCY * array.cols, params.acc_bits),
-        Op("reg", count * array.geometry.load_beats * array.rows * array.cols, array.planes * array.mu),
-        Op("reg", count * array.geometry.load_beats * words * array.cols, params.word_bits),
+        Op("add", built, array.sum_bits),
+        *((Op("mux", reads, array.mu, array.planes),) if array.serial and array.planes > 1 else ()),
+        Op("reg", cycles * (array.racs * array.cols + 1), array.sum_bits),
+        Op("reg", cycles * (array.racs + 1) * array.cols, params.product_bits),
+        Op("reg", count * load_beats * array.rows * array.cols, array.planes * array.mu),
+        Op("reg", count * load_beats * words * array.cols, params.word_bits),
+        *edge_ops(params.columns, M, K, N, words),
     )
 
 
-def beats(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Ints | None = None) -> Beats:
+def table_ops(array: LutArray, built: int, clocked: int) -> tuple[Op, ...]:
+    """Of `built` tables, whose registers are clocked in `clocked` cycles."""
+    building = Op("add", built * (array.mu - 1 + array.entries - 1), array.table_bits)
+    count = clocked * array.rows * array.copies
+    if not array.registered:
+        return (building, Op("reg", count * array.mu, array.act_bits))
+    return (building, Op("reg", count, array.packed_bits))
+
+
+def beats(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Any = None) -> Beats:
     """Input beats of a whole GEMM: `i_weight` {key[cols][planes], scale[cols]} and `i_act` {act[rows * mu],
     psum[cols], last}.
 
@@ -300,33 +423,45 @@ def array_beats(
     params: Any,
     A: NDArray[Any],
     W: BcqWeights,
-    psum: Ints | None,
+    psum: Any,
     encode: Callable[[Ints], Ints],
     decode: Callable[[Ints], Ints],
 ) -> Beats:
-    """`beats` of any look-up array; `encode` turns integer scales into scale words (perhaps adding an axis)."""
-    array: LutArray = params.array
-    return gemm.stationary_beats(
-        array.geometry,
-        A.astype(np.int64),
-        W.shape[1],
-        psum,
-        lambda rows, cols: _tile_beats(array, W, rows, cols, encode),
-        lambda tile, act, sums: array_golden(params, act, tile_weights(array, tile, decode), sums),
-    )
+    """`beats` of any array that scales the plane sums; `encode` turns integer scales into scale words (perhaps adding
+    an axis)."""
+    load = partial(_tile_beats, params, W, encode)
+    return columns.beats(params.columns, A, W.shape[1], psum, load, partial(_held, params, decode))
+
+
+def _held(params: Any, decode: Callable[[Ints], Ints], tile: Mapping[str, Ints]) -> Ints:
+    return tile_weights(params.array, tile, decode).integers
 
 
 def _tile_beats(
-    array: LutArray, W: BcqWeights, rows: slice, cols: slice, encode: Callable[[Ints], Ints]
+    params: Any, W: BcqWeights, encode: Callable[[Ints], Ints], rows: slice, cols: slice
 ) -> Mapping[str, Ints]:
-    load = array.geometry.load_beats
-    codes = gemm.pad_to(W.codes[rows, cols], (array.tile_k, array.cols))
-    bits = codes.reshape(array.rows, array.mu, array.cols)[..., None] >> np.arange(array.planes) & 1
-    keys = (bits << np.arange(array.mu)[:, None, None]).sum(axis=1)
+    array: LutArray = params.array
     group = rows.start // W.group
     words = np.concatenate([W.scales[:, group, cols], W.offsets[None, group, cols]])
     words = gemm.pad_to(words, (array.planes + 1, array.cols))
-    return {"key": _at_end(keys[::-1], load), "scale": _at_end(encode(words), load)}
+    load = params.columns.load_beats
+    return {"key": _at_end(tile_keys(array, W.codes[rows, cols])[::-1], load), "scale": _at_end(encode(words), load)}
+
+
+def tile_keys(array: LutArray, codes: Ints) -> Ints:
+    """Keys [rows, cols, planes] of a tile's codes; lanes that it does not fill hold key 0."""
+    padded = gemm.pad_to(codes, (array.tile_k, array.cols))
+    bits = padded.reshape(array.rows, array.mu, array.cols)[..., None] >> np.arange(array.planes) & 1
+    keys: Ints = (bits << np.arange(array.mu)[:, None, None]).sum(axis=1)
+    return keys
+
+
+def codes_of(array: LutArray, keys: Ints) -> Ints:
+    """Codes [tile_k, cols] of keys [rows, cols, planes]; InputError for a key that no table has an entry for."""
+    check_codes("key", keys, array.mu, signed=False)
+    bits = keys[:, None] >> np.arange(array.mu)[:, None, None] & 1
+    codes: Ints = (bits << np.arange(array.planes)).sum(axis=-1)
+    return codes.reshape(array.tile_k, array.cols)
 
 
 def _at_end(values: Ints, length: int) -> Ints:
@@ -336,9 +471,7 @@ def _at_end(values: Ints, length: int) -> Ints:
 
 def tile_weights(array: LutArray, tile: Mapping[str, Ints], decode: Callable[[Ints], Ints]) -> BcqWeights:
     """The weights that an array holds after the load beats of `tile`."""
-    keys = tile["key"][-array.rows :][::-1]
-    bits = keys[:, None] >> np.arange(array.mu)[:, None, None] & 1
-    codes = (bits << np.arange(array.planes)).sum(axis=-1).reshape(array.tile_k, array.cols)
+    codes = codes_of(array, tile["key"][-array.rows :][::-1])
     words = decode(tile["scale"][-(array.planes + 1) :])
     return BcqWeights(codes=codes, scales=words[:-1, None], offsets=words[-1:], group=array.tile_k)
 
@@ -349,25 +482,13 @@ def trace(params: LutGemmParams, stimulus: Stimulus) -> Trace:
 
 
 def array_trace(params: Any, stimulus: Stimulus, decode: Callable[[Ints], Ints]) -> Trace:
-    """`trace` of any look-up array; `decode` turns its scale words into integer scales."""
-    array: LutArray = params.array
-    return gemm.stationary_trace(
-        array.geometry,
-        stimulus,
-        lambda tile, act, sums: array_golden(params, act, tile_weights(array, tile, decode), sums),
-    )
+    """`trace` of any array that scales the plane sums; `decode` turns its scale words into integer scales."""
+    return columns.trace(params.columns, stimulus, partial(_held, params, decode))
 
 
-def result(params: Any, operands: tuple[Any, ...], out_beats: Mapping[str, Ints]) -> Ints:
+def result(params: Any, operands: tuple[Any, ...], out_beats: Mapping[str, Ints]) -> Any:
     """Y[M, N] of any look-up array from the beats of `o_psum` {psum[cols]} of a whole GEMM."""
-    shape = shape_of(params, *operands)
-    return gemm.stationary_result(params.array.geometry, (shape["M"], shape["K"], shape["N"]), out_beats)
-
-
-def shape_of(params: Any, A: NDArray[Any], W: BcqWeights, psum: Ints | None = None) -> dict[str, int]:
-    """The GEMM's M, K, N."""
-    gemm.check_operands(A, W.shape)
-    return {"M": A.shape[0], "K": A.shape[1], "N": W.shape[1]}
+    return columns.result(params.columns, shape_of(params, *operands), out_beats)
 
 
 def sample(
@@ -375,33 +496,31 @@ def sample(
 ) -> tuple[Any, ...]:
     """Random A and W (and half the time a starting psum), of a random small shape where none is given."""
     return array_sample(
-        params, rng, M, K, N, lambda shape: gemm.random_codes(rng, shape, *signed_range(params.scale_bits))
+        params, rng, (M, K, N), params.group_size, lambda s: gemm.random_codes(rng, s, *signed_range(params.scale_bits))
     )
 
 
 def array_sample(
     params: Any,
     rng: np.random.Generator,
-    M: int | None,
-    K: int | None,
-    N: int | None,
+    shape: tuple[int | None, int | None, int | None],
+    group: int | None,
     scales: Callable[[tuple[int, ...]], Ints],
 ) -> tuple[Any, ...]:
     """`sample` of any look-up array; `scales(shape)` draws scales that its words can hold."""
-    array: LutArray = params.array
-    sizes = gemm.random_shape(rng, 5, params.group_size or array.tile_k, array.cols)
-    m, k, n = (given or drawn for given, drawn in zip((M, K, N), sizes, strict=True))
-    group = params.group_size or k
-    groups = -(-k // group)
+    p: Columns = params.columns
+    m, k, n = columns.random_sizes(p, rng, *shape, group)
+    size = group or k
+    groups = -(-k // size)
     weights = BcqWeights(
-        codes=gemm.random_codes(rng, (k, n), *unsigned_range(array.planes)),
-        scales=scales((array.planes, groups, n)),
+        codes=gemm.random_codes(rng, (k, n), *unsigned_range(params.weight_bits)),
+        scales=scales((params.weight_bits, groups, n)),
         offsets=scales((groups, n)),
-        group=group,
+        group=size,
     )
-    a = gemm.random_codes(rng, (m, k), *signed_range(params.act_bits))
-    if M is None and rng.integers(2):
-        return a, weights, gemm.random_codes(rng, (m, n), *signed_range(params.acc_bits))
+    a = columns.random_operand(p, rng, m, k)
+    if shape[0] is None and rng.integers(2):
+        return a, weights, columns.random_psum(p, rng, m, n)
     return a, weights
 
 
@@ -410,11 +529,11 @@ def weight_format(params: LutGemmParams) -> tuple[str, dict[str, Any]]:
     return "bcq", {"bits": params.weight_bits, "group": params.group_size, "scale_bits": params.scale_bits}
 
 
-def operand(params: LutGemmParams, quantized: Any) -> BcqWeights:
-    """W from quantized weights [K, N] in binary code."""
+def operand(params: LutGemmParams, quantized: Any) -> tuple[BcqWeights, Fraction]:
+    """W from quantized weights [K, N] in binary code; the output counts whole units."""
     weights = bcq_operand("lutgemm", quantized)
     _check_weights(params, weights)
-    return weights
+    return weights, Fraction(1)
 
 
 def bcq_operand(name: str, quantized: Any) -> BcqWeights:
@@ -426,23 +545,23 @@ def bcq_operand(name: str, quantized: Any) -> BcqWeights:
     return BcqWeights(codes=quantized.codes, scales=scales, offsets=offsets, group=quantized.group)
 
 
-def from_integers(params: LutGemmParams, W: NDArray[Any]) -> tuple[BcqWeights, int]:
-    """A plain integer matrix of `weight_bits` bits as W; the output then has one fraction bit."""
+def from_integers(params: LutGemmParams, W: NDArray[Any]) -> tuple[BcqWeights, Fraction]:
+    """A plain integer matrix of `weight_bits` bits as W; the output then counts halves."""
     weights = uniform_weights(W, params.weight_bits)
     rule = f"lutgemm: integers of {params.weight_bits} bits need scale_bits of at least {params.weight_bits + 1}"
     require(params.scale_bits > params.weight_bits, f"{rule}, not {params.scale_bits}")
-    return spread_groups(weights, params.group_size), weights.frac_bits
+    return spread_groups(weights, params.group_size), Fraction(1, 2)
 
 
 def spread_groups(weights: BcqWeights, group: int | None) -> BcqWeights:
     """Weights of one group with the same scales repeated for groups of the array's size."""
     if group is None:
         return weights
-    count = -(-weights.shape[0] // group)
+    k, n = weights.shape
+    count = -(-k // group)
     return BcqWeights(
         codes=weights.codes,
-        scales=np.repeat(weights.scales, count, axis=1),
-        offsets=np.repeat(weights.offsets, count, axis=0),
+        scales=np.broadcast_to(weights.scales, (len(weights.scales), count, n)),
+        offsets=np.broadcast_to(weights.offsets, (count, n)),
         group=group,
-        frac_bits=weights.frac_bits,
     )

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import gemm
+from models import compared, gemm
 from models.bits import Overflow, signed_range
+from models.floats import ActFormat
 from models.gemm import from_integers, operand, shape_of, weight_format
 from models.style import Style, check_style, edge_ops, mac_ops
 from models.unit import (
@@ -180,6 +181,12 @@ COMPARED = (
     ),
     *_compared(Dataflow.OS),
     *_compared(Dataflow.IS),
+    *compared.baseline(ActFormat.INT, SystolicParams()),
+    *compared.low_bit(
+        "narrow MAC",
+        {bits: SystolicParams(weight_bits=bits) for bits in (2, 3, 4)},
+        differs="No paper's ratio: the same array with multipliers as narrow as the weights: the fairest rival.",
+    ),
 )
 
 

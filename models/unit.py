@@ -62,7 +62,7 @@ class Timing:
     """all others: fill, drain, the latency between folds, and waiting for a tile that loads under another"""
     work: Any
     """useful operations: multiply-accumulates of a GEMM, input points of a transform"""
-    peak_per_cycle: int
+    peak_per_cycle: float
     """the work of a cycle in which every lane is busy"""
     stall_cycles: Any = 0
     """cycles lost to idle inputs or back-pressure; 0 here by definition, counted by the system model"""
@@ -96,7 +96,8 @@ class Op:
     kind: `mul` (bits x bits2), `add` (bits), `mux` (bits, one of bits2 inputs), `shift` (bits, by up to bits2 places),
     `reg` (bits written); and the parts of a multiplication that carry-save and encoded arrays leave out or move:
     `encode` (an operand of `bits` bits to radix-4 digits), `products` (bits x bits2: partial products of digits that
-    are there already, compressed to a carry-save pair), `csa` (`bits` full adders whose carries do not propagate).
+    are there already, compressed to a carry-save pair), `csa` (`bits` full adders whose carries do not propagate); and
+    `fadd`, `fmul`: an addition or multiplication in floating point, `bits` the width of its format.
     """
 
     kind: str
@@ -307,8 +308,12 @@ class Unit:
     - GEMM engines have the parameters `act_bits`, `weight_bits` and `acc_bits`, take a starting psum [M, N] as an
       optional last operand of `golden`, `beats` and `shape_of` (or refuse it), and also define `weight_format(params)`:
       name and options of the `models.formats` format whose codes the engine takes, integers with one step a column;
-      `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W, with the
-      number of fraction bits of the output;
+      `operand(params, quantized)`: such codes as W; `from_integers(params, W)`: a plain integer matrix as W; both with
+      a `Fraction`: what one unit of golden's output is worth in units of A @ W. An engine whose weights cannot be all
+      integers of `weight_bits` two's-complement bits also defines `plain_weights(params)`: those that they can be,
+      ascending;
+    - GEMM engines that take FP16 activations have a field `act_format` (`models.floats.ActFormat`). With FP16, A is
+      float16 (or what float16 holds exactly), psum and result are float32, and beats hold the bit patterns of both;
     - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`.
     """
 
@@ -333,6 +338,13 @@ class Unit:
     def compared(self) -> tuple[Compared, ...]:
         """The unit's designs for `hwsim compare`."""
         return typing.cast(tuple[Compared, ...], getattr(self.module, "COMPARED", ()))
+
+    def plain_weights(self, params: Any) -> Ints:
+        """The plain integers, ascending, that a weight can be."""
+        if hasattr(self.module, "plain_weights"):
+            return typing.cast(Ints, self.module.plain_weights(params))
+        half = 1 << (params.weight_bits - 1)
+        return np.arange(-half, half)
 
     @property
     def timed_by_operands(self) -> bool:

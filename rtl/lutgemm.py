@@ -5,27 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from amaranth.hdl import Array, Cat, Module, Mux, Shape, Signal, Value, signed, unsigned
-from amaranth.lib import data, stream
+from amaranth.hdl import Array, Cat, Module, Mux, Signal, Value, signed, unsigned
+from amaranth.lib import data
 from amaranth.lib.wiring import Component, In, Out
 
-from models.lutgemm import LATENCY, LutArray, LutGemmParams
-from rtl.arith import delay, fit
+from models.lutgemm import LutArray, LutGemmParams
+from rtl.arith import delay
+from rtl.columns import Edge, enter, finish, word_chain
+from rtl.columns import streams as column_streams
 from rtl.emit import shared
-from rtl.stationary import StationaryControl, stationary_control
 
 
 def array_streams(params: Any, word: Any) -> dict[str, Any]:
-    """The streams of a look-up array whose scale words have the shape `word`."""
+    """The streams of an array that scales the plane sums by scale words of the shape `word`."""
     array: LutArray = params.array
-    key = data.ArrayLayout(data.ArrayLayout(unsigned(array.mu), array.planes), array.cols)
-    psum = data.ArrayLayout(signed(params.acc_bits), array.cols)
-    act = data.ArrayLayout(signed(params.act_bits), array.tile_k)
-    return {
-        "i_weight": In(stream.Signature(data.StructLayout({"key": key, "scale": data.ArrayLayout(word, array.cols)}))),
-        "i_act": In(stream.Signature(data.StructLayout({"act": act, "psum": psum, "last": 1}))),
-        "o_psum": Out(stream.Signature(data.StructLayout({"psum": psum}))),
-    }
+    return column_streams(params.columns, {"key": key_layout(array), "scale": data.ArrayLayout(word, array.cols)})
+
+
+def key_layout(array: LutArray) -> data.ArrayLayout:
+    """A key for each column and bit plane."""
+    return data.ArrayLayout(data.ArrayLayout(unsigned(array.mu), array.planes), array.cols)
 
 
 def streams(params: LutGemmParams) -> dict[str, Any]:
@@ -42,9 +41,7 @@ class LutGemm(Component):
 
     def elaborate(self, platform: object) -> Module:
         p = self.params
-        return build_array(
-            self, signed(p.scale_bits), lambda: Multiplier(p.array.sum_bits, p.scale_bits, p.product_bits)
-        )
+        return build_array(self, lambda: Multiplier(p.array.sum_bits, p.scale_bits, p.product_bits))
 
 
 @shared
@@ -71,188 +68,197 @@ class Multiplier(Component):
 
 
 @shared
-class Table(Component):
-    """Registers all signed sums of `mu` activations when `advance`; entry of key k adds x_i where bit i of k is set.
+class TableBuilder(Component):
+    """All signed sums of `mu` activations: the entry of key k adds x_i where bit i of k is set, and subtracts it else.
 
-    Built by doubling: the entry without bit s, plus 2 x_s, is the entry with it.
+    Built by doubling, without a register: the entry without bit s, plus 2 x_s, is the entry with it. All entries have
+    one parity: the table is its lowest bit, then all entries without theirs (`entry_of`).
     """
 
-    def __init__(self, array: LutArray) -> None:
-        self.array = array
+    def __init__(self, mu: int, act_bits: int, half_table: bool, table_bits: int) -> None:
+        self.mu, self.act_bits, self.half_table, self.table_bits = mu, act_bits, half_table, table_bits
         super().__init__(
             {
-                "advance": In(1),
-                "act": In(unsigned(array.mu * array.act_bits)),
-                "entries": Out(unsigned(array.entries * array.table_bits)),
+                "act": In(unsigned(mu * act_bits)),
+                "table": Out(unsigned((1 << (mu - half_table)) * (table_bits - 1) + 1)),
             }
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
-        array = self.array
-        x = [self.act.word_select(i, array.act_bits).as_signed() for i in range(array.mu)]
-        entries: list[Value] = [_let(m, -sum(x[1:], start=x[0]), array.table_bits, "entry_0")]
-        for s in range(array.mu - array.half_table):
-            entries += [
-                _let(m, entry + (x[s] << 1), array.table_bits, f"entry_{i + (1 << s)}")
-                for i, entry in enumerate(entries)
-            ]
-        table = Signal(array.entries * array.table_bits, reset_less=True)
-        with m.If(self.advance):
-            m.d.sync += table.eq(Cat(*entries))
-        m.d.comb += self.entries.eq(table)
+        x = [self.act.word_select(i, self.act_bits).as_signed() for i in range(self.mu)]
+        entries: list[Value] = [self._let(m, -sum(x[1:], start=x[0]), "entry_0")]
+        for s in range(self.mu - self.half_table):
+            doubled = [self._let(m, e + (x[s] << 1), f"entry_{i + (1 << s)}") for i, e in enumerate(entries)]
+            entries += doubled
+        m.d.comb += self.table.eq(Cat(entries[0][0], *(entry[1:] for entry in entries)))
         return m
 
-
-def _let(m: Module, value: Value, bits: int, name: str) -> Value:
-    named = Signal(signed(bits), name=name)
-    m.d.comb += named.eq(value)
-    return named
+    def _let(self, m: Module, value: Value, name: str) -> Value:
+        named = Signal(signed(self.table_bits), name=name)
+        m.d.comb += named.eq(value)
+        return named
 
 
 @shared
-class Reader(Component):
-    """One column and bit plane: holds a key a row, reads every row's table with it, registers the sum when `advance`.
+class Register(Component):
+    """held <= value when `take`."""
+
+    def __init__(self, bits: int) -> None:
+        super().__init__({"take": In(1), "value": In(unsigned(bits)), "held": Out(unsigned(bits))})
+
+    def elaborate(self, platform: object) -> Module:
+        m = Module()
+        held = Signal.like(self.held, name="held_reg", reset_less=True)
+        with m.If(self.take):
+            m.d.sync += held.eq(self.value)
+        m.d.comb += self.held.eq(held)
+        return m
+
+
+@shared
+class RacPe(Component):
+    """A read-accumulate unit: holds keys of `planes` bit planes a row, reads every row's table with those of `plane`,
+    and registers the sum when `advance`.
 
     Keys move down one row when `load`.
     """
 
-    def __init__(self, array: LutArray) -> None:
-        self.array = array
+    def __init__(self, array: LutArray, planes: int) -> None:
+        self.array, self.planes = array, planes
         super().__init__(
             {
                 "advance": In(1),
                 "load": In(1),
-                "key": In(unsigned(array.mu)),
-                "tables": In(unsigned(array.rows * array.entries * array.table_bits)),
+                "key": In(unsigned(planes * array.mu)),
+                "tables": In(unsigned(array.rows * array.packed_bits)),
                 "total": Out(signed(array.sum_bits)),
             }
+            | ({"plane": In(range(planes))} if planes > 1 else {})
         )
 
     def elaborate(self, platform: object) -> Module:
         m = Module()
         array = self.array
         total = Signal(signed(array.sum_bits), name="total_reg", reset_less=True)
-        key, reads = self.key, []
+        entering, reads = self.key, []
         for r in range(array.rows):
-            held = Signal(unsigned(array.mu), name=f"key_{r}", reset_less=True)
+            held = Signal(len(entering), name=f"key_{r}", reset_less=True)
             with m.If(self.load):
-                m.d.sync += held.eq(key)
-            key = held
-            reads.append(_read(m, array, self.tables.word_select(r, array.entries * array.table_bits), held))
+                m.d.sync += held.eq(entering)
+            entering = held
+            key = held.word_select(self.plane, array.mu) if self.planes > 1 else held
+            table = self.tables.word_select(r, array.packed_bits)
+            reads.append(read(m, table, key, array.mu, array.half_table, array.table_bits))
         with m.If(self.advance):
             m.d.sync += total.eq(sum(reads[1:], start=reads[0]))
         m.d.comb += self.total.eq(total)
         return m
 
 
-def _read(m: Module, array: LutArray, table: Value, key: Value) -> Value:
+def read(m: Module, table: Value, key: Value, mu: int, half_table: bool, table_bits: int) -> Value:
     """The entry of `key`; from a half table the mirrored entry, negated, where the key's top bit is set."""
-    entries = Array(table.word_select(i, array.table_bits) for i in range(array.entries))
-    if not array.half_table:
-        return entries[key].as_signed()
-    flip, index = key[-1], key[:-1] ^ key[-1].replicate(array.mu - 1)
-    entry = Signal(array.table_bits)
-    m.d.comb += entry.eq(entries[index] if array.mu > 1 else entries[0])
-    return (entry ^ flip.replicate(array.table_bits)).as_signed() + flip
+    entries = Array(entry_of(table, i, table_bits)[1:] for i in range(1 << (mu - half_table)))
+    if not half_table:
+        return Cat(table[0], entries[key]).as_signed()
+    flip, index = key[-1], key[:-1] ^ key[-1].replicate(mu - 1)
+    entry = Signal(table_bits)
+    m.d.comb += entry.eq(Cat(table[0], entries[index] if mu > 1 else entries[0]))
+    return (entry ^ flip.replicate(table_bits)).as_signed() + flip
 
 
-def build_array(unit: Any, word: Any, make_scaler: Callable[[], Any]) -> Module:
+def entry_of(table: Value, index: int, table_bits: int) -> Value:
+    """One entry of a table."""
+    upper = table_bits - 1
+    return Cat(table[0], table[1 + index * upper : 1 + (index + 1) * upper])
+
+
+def build_array(unit: Any, make_scaler: Callable[[], Any]) -> Module:
     """The whole array around `make_scaler()`: tables, readers, plane sums, scaled products, result."""
     m = Module()
     array: LutArray = unit.params.array
-    i_weight, i_act, o_psum = unit.i_weight, unit.i_act, unit.o_psum
-    control = stationary_control(m, unit, array.geometry)
-    advance = control.advance
-    tables = _tables(m, array, i_act, advance)
+    edge = enter(m, unit, unit.params.columns)
+    advance = edge.control.advance
+    copies = tables(m, array, edge)
     act_sum = Signal(signed(array.sum_bits), reset_less=True)
+    rows = [copies[0].word_select(r, array.packed_bits) for r in range(array.rows)]
+    first = [entry_of(table, 0, array.table_bits).as_signed() for table in rows]
     with m.If(advance):
-        m.d.sync += act_sum.eq(-sum((_entry_0(array, t) for t in tables[1:]), start=_entry_0(array, tables[0])))
-    results = []
+        m.d.sync += act_sum.eq(-sum(first[1:], start=first[0]))
+    terms = []
     for c in range(array.cols):
-        totals = [*_column_sums(m, unit, tables, control, c), act_sum]
-        words = _scale_words(m, i_weight.payload.scale[c], word, len(totals), control.load)
-        products = []
-        for i, (total, held) in enumerate(zip(totals, words, strict=True)):
-            m.submodules[f"scaler_{c}_{i}"] = scaler = make_scaler()
-            m.d.comb += [scaler.advance.eq(advance), scaler.value.eq(total), scaler.word.eq(held)]
-            products.append(scaler.scaled)
-        m.submodules[f"adder_{c}"] = adder = ResultAdder(unit.params, len(products))
-        m.d.comb += [
-            adder.advance.eq(advance),
-            adder.products.eq(Cat(*products)),
-            adder.psum.eq(delay(m, i_act.payload.psum[c], LATENCY - 1, advance)),
-        ]
-        results.append(adder.psum_out)
-    m.d.comb += o_psum.payload.as_value().eq(Mux(o_psum.valid, Cat(*results), 0))
+        sums = [*_column_sums(m, unit, copies[c * array.copies // array.cols], edge, c), act_sum]
+        words = _words(m, unit, edge, c)
+        terms.append([_scaled(m, make_scaler(), f"scaler_{c}_{i}", edge, *pair) for i, pair in _paired(sums, words)])
+    finish(m, unit, unit.params.columns, edge, terms)
     return m
 
 
-def _tables(m: Module, array: LutArray, i_act: Any, advance: Value) -> list[Value]:
-    acts = i_act.payload.act.as_value()
-    tables = []
+def _paired(sums: list[Value], words: list[Value]) -> Any:
+    return enumerate(zip(sums, words, strict=True))
+
+
+def tables(m: Module, array: LutArray, edge: Edge) -> list[Value]:
+    """All rows' tables side by side, as each copy of them gives them: built once and registered in each copy, or built
+    in each behind a register of the activations."""
+    acts = Cat(*edge.acts)
+    if array.registered:
+        built = _built(m, array, acts, "table")
+        return [_registered(m, array, edge, built, f"table_reg_{i}") for i in range(array.copies)]
+    held = [_registered(m, array, edge, acts, f"act_reg_{i}") for i in range(array.copies)]
+    return [_built(m, array, acts, f"table_{i}") for i, acts in enumerate(held)]
+
+
+def _built(m: Module, array: LutArray, acts: Value, name: str) -> Value:
+    built = []
     for r in range(array.rows):
-        m.submodules[f"table_{r}"] = table = Table(array)
-        m.d.comb += [table.advance.eq(advance), table.act.eq(acts.word_select(r, array.mu * array.act_bits))]
-        tables.append(table.entries)
-    return tables
+        builder = TableBuilder(array.mu, array.act_bits, array.half_table, array.table_bits)
+        m.submodules[f"{name}_{r}"] = builder
+        m.d.comb += builder.act.eq(acts.word_select(r, array.mu * array.act_bits))
+        built.append(builder.table)
+    return Cat(*built)
 
 
-def _entry_0(array: LutArray, table: Value) -> Value:
-    """Minus the sum of the row's activations."""
-    return table[: array.table_bits].as_signed()
+def _registered(m: Module, array: LutArray, edge: Edge, value: Value, name: str) -> Value:
+    """Behind registers, one for each row."""
+    bits, held = len(value) // array.rows, []
+    for r in range(array.rows):
+        m.submodules[f"{name}_{r}"] = register = Register(bits)
+        m.d.comb += [register.take.eq(edge.take), register.value.eq(value.word_select(r, bits))]
+        held.append(register.held)
+    return Cat(*held)
 
 
-def _column_sums(m: Module, unit: Any, tables: list[Value], control: StationaryControl, column: int) -> list[Value]:
+def _column_sums(m: Module, unit: Any, table: Value, edge: Edge, column: int) -> list[Value]:
+    """A plane's sum from each of the column's readers; of a single one, plane after plane."""
     array: LutArray = unit.params.array
-    sums = []
-    for i in range(array.planes):
-        m.submodules[f"reader_{column}_{i}"] = reader = Reader(array)
+    keys, sums = unit.i_weight.payload.key[column], []
+    for i in range(array.racs):
+        m.submodules[f"rac_{column}_{i}"] = rac = RacPe(array, array.planes // array.racs)
         m.d.comb += [
-            reader.advance.eq(control.advance),
-            reader.load.eq(control.load),
-            reader.key.eq(unit.i_weight.payload.key[column][i]),
-            reader.tables.eq(Cat(*tables)),
+            rac.advance.eq(edge.control.advance),
+            rac.load.eq(edge.control.load),
+            rac.key.eq(keys.as_value() if array.serial else keys[i]),
+            rac.tables.eq(table),
         ]
-        sums.append(reader.total)
+        if rac.planes > 1:
+            m.d.comb += rac.plane.eq(delay(m, edge.phase, 1, edge.control.advance))
+        sums.append(rac.total)
     return sums
 
 
-def _scale_words(m: Module, entering: Any, word: Any, count: int, load: Value) -> list[Value]:
-    """The chain of a column's scale words: what entered first is first in the result."""
-    shape = Shape.cast(word)
-    held = []
-    value = Value.cast(entering)
-    for _ in range(count):
-        register = Signal(shape, reset_less=True)
-        with m.If(load):
-            m.d.sync += register.eq(value)
-        held.append(register)
-        value = register
-    return held[::-1]
+def _words(m: Module, unit: Any, edge: Edge, column: int) -> list[Value]:
+    """The scale words of the column's sums and of the activations' sum, as they are needed in this cycle."""
+    array: LutArray = unit.params.array
+    entering = unit.i_weight.payload.scale[column]
+    words = word_chain(m, Value.cast(entering), array.planes + 1, edge.control.load, f"scale_{column}")
+    if edge.phase is None:
+        return words
+    phase = delay(m, edge.phase, 2, edge.control.advance)
+    return [Array(words[:-1])[phase], Mux(phase == 0, words[-1], 0)]
 
 
-@shared
-class ResultAdder(Component):
-    """psum_out <= psum + the sum of `count` products, fitted once, when `advance`."""
-
-    def __init__(self, params: Any, count: int) -> None:
-        self.params, self.count = params, count
-        super().__init__(
-            {
-                "advance": In(1),
-                "products": In(unsigned(count * params.product_bits)),
-                "psum": In(signed(params.acc_bits)),
-                "psum_out": Out(signed(params.acc_bits)),
-            }
-        )
-
-    def elaborate(self, platform: object) -> Module:
-        m = Module()
-        p = self.params
-        psum = Signal.like(self.psum_out, name="psum_reg", reset_less=True)
-        products = [self.products.word_select(i, p.product_bits).as_signed() for i in range(self.count)]
-        with m.If(self.advance):
-            m.d.sync += psum.eq(fit(m, sum(products, start=self.psum), p.acc_bits, p.overflow))
-        m.d.comb += self.psum_out.eq(psum)
-        return m
+def _scaled(m: Module, scaler: Any, name: str, edge: Edge, total: Value, word: Value) -> Value:
+    m.submodules[name] = scaler
+    m.d.comb += [scaler.advance.eq(edge.control.advance), scaler.value.eq(total), scaler.word.eq(word)]
+    return scaler.scaled

@@ -37,7 +37,9 @@ class Pipeline(Component):
 def stationary_control(m: Module, unit: Any, geometry: Any) -> "StationaryControl":
     """The control of a unit with the discipline `geometry` (models.gemm.Stationary), joined to its streams."""
     load, vectors, o_psum = getattr(unit, geometry.load_stream), getattr(unit, geometry.stream), unit.o_psum
-    m.submodules.control = control = StationaryControl(geometry.load_beats, geometry.latency, geometry.buffers)
+    m.submodules.control = control = StationaryControl(
+        geometry.load_beats, geometry.latency, geometry.buffers, geometry.interval
+    )
     m.d.comb += [
         control.load_valid.eq(load.valid),
         load.ready.eq(control.load_ready),
@@ -52,12 +54,17 @@ def stationary_control(m: Module, unit: Any, geometry: Any) -> "StationaryContro
 
 class StationaryControl(Component):
     """Takes `load_beats` beats for a buffer that no vector needs any more; takes vectors, until the one marked last,
-    while the buffer whose turn it is is full."""
+    while the buffer whose turn it is is full, and works on each for `interval` cycles."""
 
-    def __init__(self, load_beats: int, latency: int, buffers: int) -> None:
-        self.load_beats, self.latency, self.buffers = load_beats, latency, buffers
+    def __init__(self, load_beats: int, latency: int, buffers: int, interval: int) -> None:
+        self.load_beats, self.latency, self.buffers, self.interval = load_beats, latency, buffers, interval
+        phases = {
+            "taken": Out(1),
+            "phase": Out(range(interval)),
+        }  # of the vector that is worked on, from its transfer on
         super().__init__(
-            {
+            (phases if interval > 1 else {})
+            | {
                 "load_valid": In(1),
                 "load_ready": Out(1),
                 "valid": In(1),
@@ -78,14 +85,17 @@ class StationaryControl(Component):
         loading, active = (self._turn(m, name) for name in ("loading", "active"))
         loaded = Signal(range(max(self.load_beats, 2)))  # of one beat too: Verilog has no signals without bits
         taken, load = Signal(), Signal()
+        busy, entering = self._phases(m, taken, pipeline.advance)
         m.d.comb += [
-            pipeline.taken.eq(taken),
+            pipeline.taken.eq(entering),
             pipeline.accept.eq(self.accept),
             self.advance.eq(pipeline.advance),
             self.shown.eq(pipeline.shown),
             self.active.eq(active),
-            self.ready.eq((full & active).any() & pipeline.advance),
-            self.load_ready.eq(~(full & loading).any() & ~self._at_work(m, pipeline, active, loading)),
+            self.ready.eq(_unless(busy, (full & active).any() & pipeline.advance)),
+            self.load_ready.eq(
+                _unless(busy, ~(full & loading).any() & ~self._at_work(m, pipeline, active, loading)),
+            ),
             taken.eq(self.valid & self.ready),
             load.eq(self.load_valid & self.load_ready),
             self.load.eq(loading & load.replicate(self.buffers)),
@@ -102,6 +112,16 @@ class StationaryControl(Component):
                     m.d.sync += turn.eq(turn.rotate_left(1))
         return m
 
+    def _phases(self, m: Module, taken: Value, advance: Value) -> tuple[Value | None, Value]:
+        """Whether a vector taken earlier is worked on (None: that cannot be), and whether one is in its last phase."""
+        if self.interval == 1:
+            return None, taken
+        phase, last = Signal(range(self.interval)), self.interval - 1
+        with m.If(advance & (taken | (phase != 0))):
+            m.d.sync += phase.eq(Mux(phase == last, 0, phase + 1))
+        m.d.comb += [self.taken.eq(taken), self.phase.eq(phase)]
+        return phase != 0, phase == last
+
     def _turn(self, m: Module, name: str) -> Any:
         """Whose turn it is, one hot; of one buffer it is always the same one's."""
         return Signal(self.buffers, init=1, name=name) if self.buffers > 1 else Const(1, 1)
@@ -116,6 +136,10 @@ class StationaryControl(Component):
             m.d.sync += stages.eq(Cat(active[0], stages[:-1]))
         of_loading = Mux(loading[0], stages[:-1], ~stages[:-1])
         return (pipeline.before & of_loading).any()
+
+
+def _unless(busy: Value | None, value: Value) -> Value:
+    return value if busy is None else value & ~busy
 
 
 def output_stationary_control(m: Module, unit: Any, geometry: Any) -> tuple[Value, Value, Value]:

@@ -14,6 +14,7 @@ TINY = {
     "gemm": lambda: numeric.gemm(size=24, array=4, rounds=2),
     "gemm-saturate": lambda: numeric.gemm_saturate(size=150, array=4, rounds=2),
     "goldens": lambda: numeric.goldens(size=40, rounds=2),
+    "low-bit": lambda: numeric.low_bit(size=40, rounds=2),
     "sparse-timing": lambda: numeric.sparse_timing(size=40, rounds=2),
     "lutgemm": lambda: numeric.lutgemm(size=24, rounds=2),
     "fwht": lambda: numeric.walsh_hadamard(size=16, rounds=2),

@@ -99,7 +99,7 @@ REFUSALS = [
     ("name: tiny", "name: ../tiny", r"s\.yaml:1: name: '\.\./tiny' is not a name"),
     ("name: tiny", 'name: "a\\n"', r"s\.yaml:1: name: 'a\\n' is not a name"),
     ("digits-mlp", "'<b>\"'", r"s\.yaml:2: network: .* is not a name"),
-    ("W4A8]", "W9A8]", r"s\.yaml:4: formats\[1\]: 'W9A8' is not W<2 to 8>A<2 to 8>; did you mean 'W8A8'\?"),
+    ("W4A8]", "W9A8]", r"s\.yaml:4: formats\[1\]: 'W9A8' is not W<1 to 8>A<2 to 8, or 16>; did you mean 'W8A8'\?"),
     ("W4A8]", "W8A8]", r"s\.yaml:4: formats: entry 1 repeats entry 0"),
     ("[W8A8, W4A8]", "[]", r"s\.yaml:4: formats: .*at least 1"),
     ("[none, hadamard]", "none", r"s\.yaml:5: transforms: a list is needed, not 'none'"),
@@ -159,7 +159,7 @@ def test_one_mistake_is_counted_once(tmp_path):
     path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8]"))
     with pytest.raises(InputError, match=r"did you mean 'W8A8'\?$"):
         load_study(path)
-    path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8, W1A8]"))
+    path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8, W0A8]"))
     with pytest.raises(InputError, match=r"formats\[0\].*\(and 1 more\)$"):
         load_study(path)
 

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from models import formats
+from models import formats, formats_bcq
 from models.bits import Rounding
 from models.formats import IntFormat, apot_levels, get_format, nearest_pot, pot_terms, signs_of, uniform_as_bcq
 from models.unit import InputError
@@ -21,6 +21,13 @@ EVERY = [
     ("bcq", {"bits": 2, "symmetric": False}),
     ("bcq", {"bits": 3, "group": 16, "scale_bits": 8, "symmetric": False}),
     ("bcq", {"bits": 3, "num_terms": 2, "max_shift": 7}),
+    ("bcq", {"bits": 1, "group": 8, "scale_bits": 6}),
+    ("int4", {"group": 8, "scale_bits": 6}),
+    ("int4", {"group": 4, "scale_bits": 4, "symmetric": False}),
+    ("ternary", {"scale": "column"}),
+    ("binary", {}),
+    ("bipolar", {"bits": 3}),
+    ("pot", {}),
 ]
 
 
@@ -75,7 +82,7 @@ def test_integers_times_step_are_the_values(name, options):
         assert q.step is None
     else:
         assert np.array_equal(q.integers * q.step, q.dequantize())
-        if "group" not in options or name == "bcq":
+        if "group" not in options or "scale_bits" in options:
             assert q.step.shape == (1, 6)
 
 
@@ -118,7 +125,7 @@ def test_arrays_that_cannot_be_quantized_are_refused(name, array, axis, message)
     "name, options, message",
     [
         ("int9", {}, "did you mean 'int"),
-        ("zzz", {}, "one of: apot, bcq, int2"),
+        ("zzz", {}, "one of: apot, bcq, binary, bipolar, fp16, int2"),
         ("int4", {"grup": 4}, "format int4: no option 'grup'; did you mean 'group'?"),
         ("int4", {"bits": 5}, "no option 'bits'"),
         ("int4", {"group": 0}, "group=0"),
@@ -133,6 +140,18 @@ def test_arrays_that_cannot_be_quantized_are_refused(name, array, axis, message)
         ("bcq", {"num_terms": 2, "max_shift": 7, "scale_bits": 8}, "not both"),
         ("bcq", {"num_terms": 5, "max_shift": 7}, "from 1 to 4"),
         ("bcq", {"scale_bits": 1}, "from 2 to 32"),
+        ("bcq", {"blocks": 0}, "blocks=0 must be a whole number of at least 1"),
+        ("bcq", {"blocks": 2, "block_multiple": 0}, "block_multiple=0 must be"),
+        ("bcq", {"block_multiple": 4}, "block_multiple=4 widens blocks; give blocks too"),
+        ("int4", {"scale_bits": 0}, "scale_bits=0 must be a whole number from 1 to 16"),
+        ("int4", {"scale_bits": 17}, "scale_bits=17 must be"),
+        ("ternary", {"scale": "row"}, "ternary: scale='row'; one of: column, tensor"),
+        ("ternary", {"packing": "2 bit"}, "packing='2 bit'; did you mean '2 bits'?"),
+        ("ternary", {"group": 4}, "format ternary: no option 'group'"),
+        ("bipolar", {"bits": 17}, "bits=17 must be a whole number from 1 to 16"),
+        ("bipolar", {"bits": True}, "bits=True must be"),
+        ("pot", {"max_shift": -1}, "max_shift=-1 must be a whole number from 0 to 30"),
+        ("pot", {"zero": 1}, "pot: zero=1 must be True or False"),
         ("apot", {"bits": 1}, "from 2 to 8"),
     ],
 )
@@ -220,6 +239,228 @@ def test_bits_per_value_counts_scales_and_zero_points():
     # a term: sign, enable and a shift of 0 to 7 in 3 bits
     assert get_format("bcq", bits=3, num_terms=2, max_shift=7).quantize(x).bits_per_value == 3 + (3 * 10 + 16) / 128
     assert get_format("apot", bits=4, group=64).quantize(x).bits_per_value == 4 + 16 / 64
+    grouped = {"group": 32, "scale_bits": 6}
+    assert get_format("int4", **grouped).quantize(x).bits_per_value == 4 + 6 / 32 + 16 / 128
+    assert get_format("int4", **grouped, symmetric=False).quantize(x).bits_per_value == 4 + (6 + 4) / 32 + 16 / 128
+    assert get_format("binary").quantize(x).bits_per_value == 1 + 16 / 128
+    assert get_format("bipolar", bits=3).quantize(x).bits_per_value == 3 + 16 / 128
+    assert get_format("pot", max_shift=6).quantize(x).bits_per_value == 4 + 16 / 128
+    assert get_format("fp16").quantize(x).bits_per_value == 16
+
+
+def test_ternary_storage_is_five_to_a_byte_or_two_bits():
+    x = normal(4, 125)
+    for options, bits in [
+        ({}, 800 + 16),
+        ({"packing": "2 bits"}, 1000 + 16),
+        ({"scale": "column"}, 800 + 4 * 16),
+    ]:
+        q = get_format("ternary", **options).quantize(x)
+        assert q.format.storage_bits(q) == bits
+        assert q.bits_per_value == bits / 500
+    assert get_format("ternary").storage_bits(get_format("ternary").quantize(normal(6))) == 2 * 8 + 16
+
+
+@pytest.mark.parametrize(
+    "hardware, width", [({}, 16), ({"scale_bits": 6}, 6), ({"num_terms": 2, "max_shift": 7}, 2 * (2 + 3))]
+)
+def test_storage_counts_a_shared_scale_once(hardware, width):
+    """[K, N] = [8, 10] in blocks of 4, 4 and 2 columns, groups of 4: 6 sets of 3 planes."""
+    q = get_format("bcq", bits=3, group=4, blocks=3, **hardware).quantize(normal(8, 10), axis=0)
+    assert q.format.storage_bits(q) == 3 * 80 + 6 * 3 * width + (16 if hardware else 0)
+    free = get_format("bcq", bits=3, group=4, blocks=3, symmetric=False, **hardware).quantize(normal(8, 10), axis=0)
+    assert free.format.storage_bits(free) == 3 * 80 + 6 * 4 * width + (16 if hardware else 0)
+
+
+# --------------------------------------------------------------------------- integers with hardware scales
+
+
+def whole_scales_by_hand(real, scale_bits):
+    """The 16 steps of an octave tried one by one for one column's scales: (whole numbers, step)."""
+    largest = 2**scale_bits - 1
+    tried = []
+    for i in range(16):
+        step = max(real) / largest * 2 ** (i / 16)
+        codes = [min(max(round(s / step), 1), largest) for s in real]
+        errors = [(c * step - s) ** 2 for c, s in zip(codes, real, strict=True) if s]  # zeros fit any scale
+        tried.append((sum(errors), i, codes, step))
+    _, _, codes, step = min(tried)
+    common = np.gcd.reduce(codes)
+    return [c // common for c in codes], step * common
+
+
+@pytest.mark.parametrize("scale_bits", [1, 3, 6, 12])
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_whole_scales_are_the_best_of_sixteen_steps(scale_bits, symmetric):
+    x = normal(48, 9) * np.repeat(np.random.default_rng(2).uniform(0.2, 3, (6, 9)), 8, axis=0) + 0.3
+    x[8:16, :5] = 0.0
+    plain = get_format("int4", group=8, symmetric=symmetric).quantize(x, axis=0)
+    real = np.where(x.reshape(6, 8, 9).any(axis=1), plain.scales, 0.0)
+    q = get_format("int4", group=8, symmetric=symmetric, scale_bits=scale_bits).quantize(x, axis=0)
+    for column in range(9):
+        codes, step = whole_scales_by_hand(real[:, column].tolist(), scale_bits)
+        assert q.scale_codes[:, column].tolist() == codes
+        assert q.step[0, column] == pytest.approx(step, rel=1e-14)
+    assert q.step.shape == (1, 9)
+    assert q.scale_codes.shape == q.scales.shape == (6, 9)
+    assert np.array_equal(q.scales, q.scale_codes * q.step)
+    assert q.scale_codes.min() >= 1
+    assert q.scale_codes.max() <= 2**scale_bits - 1
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("scale_bits", [1, 2, 5])
+def test_codes_are_nearest_under_whole_scales(scale_bits, symmetric, signed):
+    x = normal(32, 5) + 0.4
+    x = np.abs(x) if symmetric and not signed else x
+    options = {"group": 8, "symmetric": symmetric, "signed": signed, "scale_bits": scale_bits}
+    q = get_format("int3", **options).quantize(x, axis=0)
+    low, high = (-4, 3) if signed else (0, 7)
+    scale = np.repeat(q.scales, 8, axis=0)
+    zero = 0 if symmetric else np.repeat(q.offsets, 8, axis=0)
+    levels = (np.arange(low, high + 1)[:, None, None] - zero) * scale
+    assert np.allclose(np.abs(q.dequantize() - x), np.abs(levels - x).min(axis=0), rtol=0, atol=1e-12)
+    assert np.array_equal(q.integers, np.repeat(q.scale_codes, 8, axis=0) * (q.codes - zero))
+    assert q.codes.min() >= low
+    assert q.codes.max() <= high
+    if not symmetric:
+        assert q.offsets.min() >= low
+        assert q.offsets.max() <= high
+
+
+def test_zero_points_stay_codes_where_a_scale_is_rounded_down():
+    """Of ranges that end at zero the zero point is the top code, and above it where the scale is too small."""
+    x = -np.abs(normal(32, 50))
+    q = get_format("int4", group=4, symmetric=False, signed=False, scale_bits=2).quantize(x, axis=0)
+    unbounded = np.rint(-x.reshape(8, 4, 50).min(axis=1) / q.scales)
+    assert unbounded.max() > 15
+    assert np.array_equal(q.offsets, np.minimum(unbounded, 15))
+
+
+def test_one_group_needs_no_scale_but_its_step():
+    x = normal(64, 20)
+    plain = get_format("int4").quantize(x, axis=0)
+    q = get_format("int4", scale_bits=8).quantize(x, axis=0)
+    assert (q.scale_codes == 1).all()
+    assert np.array_equal(q.codes, plain.codes)
+    assert np.allclose(q.step, plain.step, rtol=1e-14)
+
+
+def test_a_group_of_zeros_leaves_the_other_scales_alone():
+    x = normal(32, 4) * 1e-3
+    x[8:16] = 0.0
+    plain = get_format("int4", group=8).quantize(x, axis=0)
+    q = get_format("int4", group=8, scale_bits=12).quantize(x, axis=0)
+    assert not q.dequantize()[8:16].any()
+    kept = [0, 2, 3]
+    assert np.allclose(q.scales[kept], plain.scales[kept], rtol=2e-3)
+    assert squared_error(q, x) == pytest.approx(squared_error(plain, x), rel=0.02)
+
+
+def test_finer_whole_scales_come_closer_to_real_ones():
+    x = np.random.default_rng(4).standard_t(3, size=(128, 32))
+    real = squared_error(get_format("int4", group=16).quantize(x, axis=0), x)
+    errors = [squared_error(get_format("int4", group=16, scale_bits=b).quantize(x, axis=0), x) for b in (2, 4, 8)]
+    assert errors[0] > errors[1] > errors[2]
+    assert errors[2] == pytest.approx(real, rel=0.02)
+
+
+# ------------------------------------------------------------------------- ternary, binary, bipolar, FP16
+
+
+@pytest.mark.parametrize("scale", ["tensor", "column"])
+def test_ternary_is_absmean_rounding(scale):
+    """w = clamp(round(w / mean|w|), -1, 1): switches at half the mean."""
+    x = normal(40, 6) * np.arange(1, 7)
+    s = np.abs(x).mean() if scale == "tensor" else np.abs(x).mean(axis=0, keepdims=True)
+    q = get_format("ternary", scale=scale).quantize(x, axis=0)
+    expected = np.where(np.abs(x) > s / 2, np.sign(x), 0)
+    assert np.array_equal(q.codes, expected)
+    assert np.array_equal(q.integers, expected)
+    assert q.step.shape == (1, 6)
+    assert np.allclose(q.dequantize(), expected * s, rtol=1e-14)
+
+
+def test_ternary_codes_survive_and_halves_round_to_even():
+    x = np.array([-1.0, 0.0, 1.0, 2.0, -2.0, 0.0])  # mean magnitude 1
+    assert get_format("ternary").quantize(x).dequantize().tolist() == [-1, 0, 1, 1, -1, 0]
+    x = np.array([0.5, -0.5, 1.5, -1.5])  # mean magnitude 1
+    assert get_format("ternary").quantize(x).codes.tolist() == [0, 0, 1, -1]
+    assert get_format("ternary").quantize(np.zeros(3)).step.tolist() == [1.0]
+
+
+def test_binary_is_the_sign_with_the_scale_of_least_error():
+    x = normal(64, 8)
+    x[0] = 0.0
+    q = get_format("binary").quantize(x, axis=0)
+    assert np.array_equal(q.codes, x >= 0)
+    assert np.array_equal(q.integers, np.where(x >= 0, 1, -1))
+    best = (x * q.integers).sum(axis=0, keepdims=True) / 64  # least squares for one scale
+    assert np.allclose(q.step, best, rtol=1e-13)
+
+
+def test_means_of_the_largest_numbers_do_not_overflow():
+    x = np.array([[1.5e308, 5e-324, 0.0], [1.7e308, 15e-324, 0.0]])
+    assert formats._mean(x).tolist() == [1.6e308, 10e-324, 0.0]
+
+
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_every_bipolar_code_survives_the_round_trip(bits):
+    codes = np.arange(1 << bits)
+    by_bits = sum((2 * (codes >> i & 1) - 1) * (1 << i) for i in range(bits))
+    q = get_format("bipolar", bits=bits).quantize(by_bits * 0.37)
+    assert np.array_equal(q.codes, codes)
+    assert np.array_equal(q.integers, by_bits)
+    assert np.allclose(q.dequantize(), by_bits * 0.37, rtol=1e-15)
+    assert 0 not in by_bits
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_bipolar_takes_the_nearest_odd_number(bits):
+    x = normal(200, 2)
+    q = get_format("bipolar", bits=bits).quantize(x, axis=0)
+    odd = np.arange(-(2**bits) + 1, 2**bits, 2)
+    assert np.isin(q.integers, odd).all()
+    assert np.abs(q.integers).max(axis=0).tolist() == [odd[-1]] * 2
+    nearest = np.abs(odd[:, None, None] * q.step - x).min(axis=0)
+    assert np.allclose(np.abs(q.dequantize() - x), nearest, rtol=0, atol=1e-12)
+
+
+def test_bipolar_ties_go_up():
+    q = get_format("bipolar", bits=3).quantize(np.array([7.0, 6.0, 2.0, 0.0, -2.0, -6.0, -7.0]))
+    assert q.integers.tolist() == [7, 7, 3, 1, -1, -5, -7]
+
+
+def test_fp16_codes_are_the_bit_patterns_of_every_number():
+    patterns = np.concatenate([np.arange(0x7C00), np.arange(0x8000, 0xFC00)]).astype(np.uint16)
+    x = patterns.view(np.float16).astype(np.float64)
+    q = get_format("fp16").quantize(x)
+    assert np.array_equal(q.codes, patterns)
+    assert np.array_equal(q.dequantize(), x)
+    assert q.integers is q.step is q.offsets is None
+
+
+def half_by_hand(x):
+    """The nearest multiple of 2^(e - 10), ties to even, e the exponent but at least -14."""
+    e = np.maximum(np.floor(np.log2(np.maximum(np.abs(x), 1e-30))), -14)
+    return np.rint(x / 2.0 ** (e - 10)) * 2.0 ** (e - 10)
+
+
+def test_fp16_rounds_once_to_nearest_even():
+    x = np.concatenate([normal(1000) * 2.0 ** np.random.default_rng(3).integers(-26, 14, 1000), [2049.0, 2051.0, 2e-8]])
+    # a float32 on the way would make a tie of this
+    x = np.append(x, 1 + 2.0**-11 + 2.0**-40)
+    assert np.array_equal(get_format("fp16").quantize(x).dequantize(), half_by_hand(x))
+    assert get_format("fp16").quantize(x).dequantize()[-1] == 1 + 2.0**-10
+
+
+@pytest.mark.parametrize("bad", [65504.5, -1e6])
+def test_fp16_refuses_what_it_cannot_hold(bad):
+    x = np.array([[65504.0, 0.0], [1.0, bad]])
+    assert get_format("fp16").quantize(x[:1]).dequantize().tolist() == [[65504.0, 0.0]]
+    with pytest.raises(InputError, match=re.escape(f"fp16: {bad} at index (1, 1) is beyond")):
+        get_format("fp16").quantize(x)
 
 
 # ------------------------------------------------------------------------------------------- binary-coded
@@ -374,8 +615,114 @@ def test_many_rows_are_fitted_as_few_are(monkeypatch):
     whole = get_format("bcq", bits=2).quantize(x, axis=0)
     parts = [get_format("bcq", bits=2).quantize(x[:, s], axis=0) for s in (slice(0, 1000), slice(1000, 3000))]
     assert np.array_equal(whole.codes, np.concatenate([p.codes for p in parts], axis=1))
-    monkeypatch.setattr(formats, "_chunks", lambda rows, bits: [rows[:7], rows[7:]] if bits else [])
+    monkeypatch.setattr(formats_bcq, "_chunks", lambda rows, bits: [rows[:7], rows[7:]] if bits else [])
     assert np.array_equal(whole.codes, get_format("bcq", bits=2).quantize(x, axis=0).codes)
+
+
+def shared_sets(x, group, width):
+    """The values that share a set of scales, as (rows, columns) of slices."""
+    return [
+        (slice(k, k + group), slice(n, min(n + width, x.shape[1])))
+        for k in range(0, x.shape[0], group)
+        for n in range(0, x.shape[1], width)
+    ]
+
+
+@pytest.mark.parametrize(
+    "n, blocks, multiple, width",
+    [(12, 3, 1, 4), (10, 3, 1, 4), (10, 3, 3, 6), (10, 1, 1, 10), (10, 1, 8, 10), (3, 8, 1, 1), (17, 8, 4, 4)],
+)
+@pytest.mark.parametrize("symmetric", [True, False])
+def test_a_block_is_fitted_as_one_group_of_its_values(n, blocks, multiple, width, symmetric):
+    x = normal(8, n) + 0.3
+    options = {"bits": 2, "symmetric": symmetric}
+    q = get_format("bcq", group=4, blocks=blocks, block_multiple=multiple, **options).quantize(x, axis=0)
+    assert q.scales.shape == (2, 2, n)
+    assert q.step is q.integers is None
+    for rows, columns in shared_sets(x, 4, width):
+        alone = get_format("bcq", **options).quantize(x[rows, columns].ravel())
+        place = rows.start // 4
+        shape = q.codes[rows, columns].shape
+        assert np.array_equal(q.codes[rows, columns], alone.codes.reshape(shape))
+        assert np.array_equal(q.scales[:, place, columns], np.repeat(alone.scales, shape[1], axis=1))
+        assert np.array_equal(q.offsets[place, columns], np.repeat(alone.offsets, shape[1]))
+        assert np.array_equal(q.dequantize()[rows, columns], alone.dequantize().reshape(shape))
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("hardware", [{"scale_bits": 6}, {"num_terms": 2, "max_shift": 6}])
+@pytest.mark.parametrize("group, blocks, width", [(1, 1, 10), (8, 3, 4), (None, 10, 1)])
+def test_shared_hardware_scales_have_one_step_and_nearest_codes(hardware, group, blocks, width, bits, symmetric):
+    x = normal(16, 10) + 0.2
+    options = {"bits": bits, "group": group, "blocks": blocks, "symmetric": symmetric}
+    q = get_format("bcq", **options, **hardware).quantize(x, axis=0)
+    real = get_format("bcq", **options).quantize(x, axis=0)
+    assert q.step.shape == (1, 10)
+    assert np.unique(q.step).size == 1
+    assert np.array_equal(q.scales, q.scale_codes * q.step)
+    starts = np.arange(10) // width * width
+    assert np.array_equal(q.scale_codes, q.scale_codes[..., starts])
+    if "scale_bits" in hardware:
+        rounded = np.clip(np.rint(real.scales / q.step), -31, 31)
+    else:
+        rounded = nearest_pot(real.scales / q.step, **hardware)
+    assert np.array_equal(q.scale_codes, rounded)
+    levels = np.stack(
+        [
+            np.repeat(q.offsets + sum(s * a for s, a in zip(signs, q.scales, strict=True)), group or 16, axis=0)
+            for signs in itertools.product((-1, 1), repeat=bits)
+        ]
+    )
+    assert np.allclose(np.abs(q.dequantize() - x), np.abs(levels - x).min(axis=0), rtol=0, atol=1e-12)
+    assert np.allclose(q.integers * q.step, values_by_hand(q, bits), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name, options",
+    [("pot", {}), ("int4", {"group": 4, "scale_bits": 6}), ("bcq", {"scale_bits": 6}), ("ternary", {})],
+)
+def test_the_step_of_zeros_is_one(name, options):
+    q = get_format(name, **options).quantize(np.zeros((8, 2)), axis=0)
+    assert (q.step == 1).all()
+
+
+def test_the_one_step_of_blocks_is_the_best_of_sixteen():
+    x = normal(16, 10)
+    real = get_format("bcq", bits=2, group=1, blocks=1).quantize(x, axis=0).scales
+    q = get_format("bcq", bits=2, group=1, blocks=1, num_terms=1, max_shift=7).quantize(x, axis=0)
+    steps = [real.max() / 128 * 2 ** (i / 16) for i in range(16)]
+    errors = [((nearest_pot(real / s, 1, 7) * s - real) ** 2).sum() for s in steps]
+    assert q.step[0, 0] == pytest.approx(steps[int(np.argmin(errors))], rel=1e-14)
+
+
+@pytest.mark.parametrize("hardware", [{}, {"scale_bits": 6}])
+def test_blocks_lie_across_either_axis(hardware):
+    x = normal(8, 6)
+    make = get_format("bcq", bits=2, group=4, blocks=2, **hardware)
+    down, along = make.quantize(x, axis=0), make.quantize(np.ascontiguousarray(x.T), axis=1)
+    assert np.array_equal(down.codes, along.codes.T)
+    assert np.array_equal(down.dequantize(), along.dequantize().T)
+    assert down.format.storage_bits(down) == along.format.storage_bits(along)
+
+
+@pytest.mark.parametrize("shape", [(8,), (8, 4, 2)])
+def test_blocks_need_a_matrix(shape):
+    with pytest.raises(InputError, match=re.escape(f"bcq: blocks need a matrix, not an array of {shape}")):
+        get_format("bcq", blocks=2).quantize(np.ones(shape), axis=0)
+
+
+@pytest.mark.parametrize("hardware", [{"scale_bits": 4}, {"num_terms": 1, "max_shift": 3}])
+def test_one_plane_with_hardware_scales_is_a_sign_times_an_integer(hardware):
+    x = normal(64, 6) * np.repeat(np.array([[1.0], [0.2], [0.5], [3.0]]), 16, axis=0)
+    q = get_format("bcq", bits=1, group=16, **hardware).quantize(x, axis=0)
+    alpha = np.abs(x).reshape(4, 16, 6).mean(axis=1)
+    scale = np.repeat(q.scale_codes[0], 16, axis=0)
+    assert np.array_equal(q.integers, np.where((x > 0) | (scale == 0), scale, -scale) * np.where(scale == 0, 0, 1))
+    wanted = np.rint(alpha / q.step) if "scale_bits" in hardware else nearest_pot(alpha / q.step, 1, 3)
+    assert np.array_equal(q.scale_codes[0], wanted)
+    # a scale of 4 bits, or a term of sign, enable and a shift of 0 to 3
+    assert q.bits_per_value == 1 + (4 * 4 + 16) / 64
 
 
 @pytest.mark.parametrize("bits", range(1, 9))
@@ -447,6 +794,54 @@ def test_impossible_sums_are_refused_with_the_nearest():
         pot_terms(np.array([12, 11]), 2, 7)
     with pytest.raises(InputError, match="nearest: 8"):
         pot_terms(np.array(100), 1, 3)
+
+
+# ------------------------------------------------------------------------------------ one power of two
+
+
+@pytest.mark.parametrize("max_shift", [0, 3, 7, 12])
+@pytest.mark.parametrize("zero", [True, False])
+def test_every_pot_code_survives_the_round_trip(max_shift, zero):
+    integers = np.array([0] * zero + [sign << p for p in range(max_shift + 1) for sign in (1, -1)])
+    q = get_format("pot", max_shift=max_shift, zero=zero).quantize(integers * 0.37)
+    # 0 and then, from the smallest power up, positive before negative: the term code of the shift-add array
+    assert q.codes.tolist() == [0] * zero + list(range(2 * zero, 2 * max_shift + 2 + 2 * zero))
+    assert np.array_equal(q.integers, integers)
+    assert np.allclose(q.dequantize(), integers * 0.37, rtol=1e-15)
+    assert q.format.bits == int(np.ceil(np.log2(integers.size)))
+    assert q.codes.max() < 1 << q.format.bits
+
+
+def pot_by_hand(x, step, max_shift, zero):
+    """sign * 2^round(log2 |x / step|), clipped at the largest power; below the smallest zero or the smallest."""
+    with np.errstate(divide="ignore"):
+        p = np.rint(np.log2(np.abs(x) / step))
+    value = np.where(x < 0, -1, 1) * 2.0 ** np.clip(p, 0, max_shift)
+    return np.where((p < 0) & zero, 0, value)
+
+
+@pytest.mark.parametrize("max_shift", [0, 2, 6])
+@pytest.mark.parametrize("zero", [True, False])
+def test_pot_rounds_the_logarithm_and_takes_the_best_step(max_shift, zero):
+    x = normal(60, 7)
+    x[5] = 0.0
+    q = get_format("pot", max_shift=max_shift, zero=zero).quantize(x, axis=0)
+    base = np.abs(x).max(axis=0) / 2**max_shift
+    steps = [base * 2 ** (i / 16) for i in range(-8, 8)]
+    errors = [((pot_by_hand(x, s, max_shift, zero) * s - x) ** 2).sum(axis=0) for s in steps]
+    best = np.take_along_axis(np.array(steps), np.argmin(errors, axis=0)[None], axis=0)
+    assert np.allclose(q.step, best, rtol=1e-14)
+    assert np.array_equal(q.integers, pot_by_hand(x, q.step, max_shift, zero))
+    assert (np.abs(q.integers).max(axis=0) == 2**max_shift).all()
+
+
+def test_pot_switches_at_the_square_root_of_two_and_not_at_the_middle():
+    # 64 pins the step: it is met exactly at no other of the sixteen
+    x = np.array([64.0] * 1000 + [1.41, 1.42, 1.49, -1.42, 2.82, 2.83, 0.70, 0.71, -0.70, np.sqrt(0.5)])
+    q = get_format("pot", max_shift=6).quantize(x)
+    assert q.step.tolist() == [1.0]
+    assert q.integers[1000:].tolist() == [1, 2, 2, -2, 2, 4, 0, 1, 0, 1]
+    assert get_format("pot", max_shift=6, zero=False).quantize(x).integers[-4:].tolist() == [1, 1, -1, 1]
 
 
 # ------------------------------------------------------------------------------------ additive powers of two

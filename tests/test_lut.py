@@ -1,12 +1,13 @@
 """Look-up engines: golden against tables built entry by entry, uniform weights against int64."""
 
 import itertools
+from fractions import Fraction
 
 import numpy as np
 import pytest
 
 from models.catalog import unit
-from models.lutgemm import BcqWeights, uniform_weights
+from models.lutgemm import BcqWeights, codes_of, uniform_weights
 from models.unit import InputError
 
 LUTGEMM, SHIFTADD = unit("lutgemm"), unit("shiftadd")
@@ -30,16 +31,90 @@ def by_tables(params, a, w):
     return out
 
 
-@pytest.mark.parametrize("entry, preset", [(u, name) for u in (LUTGEMM, SHIFTADD) for name in u.presets])
+def by_values(a, w):
+    """Y from every weight's value spelled out, in Python integers."""
+    (m_size, k_size), n_size = a.shape, w.shape[1]
+    out = np.zeros((m_size, n_size), dtype=np.int64)
+    for k, n in itertools.product(range(k_size), range(n_size)):
+        group = k // w.group
+        planes = enumerate(w.scales[:, group, n])
+        value = sum(int(s) if int(w.codes[k, n]) >> i & 1 else -int(s) for i, s in planes) + int(w.offsets[group, n])
+        for m in range(m_size):
+            out[m, n] += int(a[m, k]) * value
+    return out
+
+
+def shared_at_the_edge(params):
+    return getattr(params, "scales", "group") != "group"
+
+
+@pytest.mark.parametrize(
+    "entry, preset", [(u, name) for u in (LUTGEMM, SHIFTADD) for name in u.presets if not name.startswith("fp16")]
+)
 def test_golden_equals_literal_tables(entry, preset):
     p = entry.preset(preset)
     wide = entry.params(**{f: getattr(p, f) for f in p.__dataclass_fields__} | {"acc_bits": 48})
     for seed in range(6):
-        operands = entry.sample(wide, np.random.default_rng(seed))
-        want = by_tables(p, operands[0], operands[1]) + (operands[2] if len(operands) > 2 else 0)
-        got = entry.golden(wide, *operands)
+        a, w, *start = entry.sample(wide, np.random.default_rng(seed))
+        want = by_values(a, w) if shared_at_the_edge(p) else by_tables(p, a, w)
+        want = want + (start[0] if start else 0)
+        got = entry.golden(wide, a, w, *start)
         half = 1 << 47
         assert (got == (want + half) % (2 * half) - half).all()
+
+
+@pytest.mark.parametrize("entry, preset", [(u, n) for u in (LUTGEMM, SHIFTADD) for n in u.presets if "fp16" in n])
+def test_fp16_activations_are_off_by_their_alignment_and_no_more(entry, preset):
+    """Against float64: half a unit of the aligned integers for each weight (one where they are truncated), and two
+    roundings to single precision a tile."""
+    p = entry.preset(preset)
+    rng = np.random.default_rng(5)
+    a, w = entry.sample(p, rng, M=20, K=40, N=5)
+    exact = np.zeros((20, 5))
+    bound = np.zeros((20, 5))
+    for k0 in range(0, 40, p.array.tile_k):
+        x, v = a[:, k0 : k0 + p.array.tile_k].astype(np.float64), w.integers[k0 : k0 + p.array.tile_k]
+        exact += x @ v
+        unit_in_last = 2.0 ** (np.frexp(np.abs(x).max(axis=1))[1] - p.act_bits + 1)
+        bound += unit_in_last[:, None] * np.abs(v).sum(axis=0)
+        bound += 2.0**-22 * (np.abs(x) @ np.abs(v) + np.abs(exact))
+    error = np.abs(entry.golden(p, a, w) - exact)
+    assert (error <= bound).all()
+    assert error.max() > 0
+
+
+@pytest.mark.parametrize("name", ["column", "block"])
+def test_what_outputs_share_must_be_the_same_in_a_tile(name):
+    p = SHIFTADD.preset(name)
+    a, w = SHIFTADD.sample(p, np.random.default_rng(1), M=2, K=p.array.tile_k, N=2 * p.cols)
+    SHIFTADD.golden(p, a, w)
+    scales = np.array(w.scales)
+    scales[0, 0, -1] = 1 if scales[0, 0, -1] == 2 else 2
+    other = BcqWeights(codes=w.codes, scales=scales, offsets=w.offsets, group=w.group)
+    with pytest.raises(InputError, match=f"needs the same scales in outputs {p.cols} to {2 * p.cols - 1}, which are"):
+        SHIFTADD.golden(p, a, other)
+    with pytest.raises(InputError, match=f"needs W in groups of {w.group} along K, not {2 * w.group}"):
+        SHIFTADD.golden(
+            p,
+            a,
+            BcqWeights(codes=w.codes, scales=w.scales[:, ::2], offsets=w.offsets[::2], group=2 * w.group),
+        )
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e6, 1 + 2**-12])
+def test_activations_that_are_no_fp16_are_refused_with_their_place(bad):
+    p = LUTGEMM.preset("fp16")
+    a, w = LUTGEMM.sample(p, np.random.default_rng(1), M=2, K=8, N=2)
+    a = a.astype(np.float64)
+    a[1, 3] = bad
+    with pytest.raises(InputError, match=r"A\[1, 3\]: .*FP16"):
+        LUTGEMM.golden(p, a, w)
+
+
+def test_a_key_longer_than_the_table_is_refused():
+    array = LUTGEMM.preset("grouped").array
+    with pytest.raises(InputError, match=r"key: 4 is outside 0\.\.3 \(2 bits\)"):
+        codes_of(array, np.full((array.rows, array.cols, array.planes), 4))
 
 
 @pytest.mark.parametrize("mu", range(1, 9))
@@ -63,8 +138,8 @@ def test_uniform_weights_are_exactly_the_integer_product(entry, bits):
     p = entry.params(weight_bits=bits, group_size=64, **extra)
     a = rng.integers(-128, 128, (5, 131))
     w = rng.integers(-(1 << (bits - 1)), 1 << (bits - 1), (131, 9))
-    operand, fraction = entry.from_integers(p, w)
-    assert fraction == 1
+    operand, worth = entry.from_integers(p, w)
+    assert worth == Fraction(1, 2)
     assert (entry.golden(p, a, operand) == 2 * (a @ w)).all()
 
 
@@ -104,12 +179,30 @@ def test_a_negative_power_of_two_term_counts():
         ({"mu": 9}, "mu must be a whole number from 1 to 8, not 9"),
         ({"weight_bits": 0}, "weight_bits must be a whole number from 1 to 8"),
         ({"half_table": "maybe"}, "half_table='maybe' is not a truth value"),
+        ({"readers": 6}, r"readers must be the read-accumulate units of a column \(4\) times .* not 6; nearest: 4"),
+        ({"serial": True, "readers": 3}, r"a column \(1\) times a divisor of cols, not 3; nearest: [24]"),
+        ({"act_format": "fp16", "acc_bits": 24}, "act_format=fp16 sums in single precision and needs acc_bits=32"),
+        ({"act_format": "fp16", "overflow": "saturate"}, "needs overflow=wrap: an infinity is what"),
+        ({"act_format": "fp8"}, "act_format='fp8' is unknown; one of: fp16, int"),
     ],
 )
 def test_impossible_parameters_are_refused(values, message):
     for entry in (LUTGEMM, SHIFTADD):
         with pytest.raises(InputError, match=message):
             entry.params(**values)
+
+
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"serial": True}, "scales=column shifts before the look-up and needs serial=false; or take scales=group"),
+        ({"group_size": 32}, "needs group_size=none, not 32"),
+        ({"readers": 4}, "needs readers=none, not 4"),
+    ],
+)
+def test_scales_at_the_edge_leave_no_room_for_what_columns_share(values, message):
+    with pytest.raises(InputError, match=message):
+        SHIFTADD.params(scales="column", **values)
 
 
 def test_scales_that_the_words_cannot_hold_are_refused():

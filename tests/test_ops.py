@@ -48,19 +48,62 @@ def test_systolic_os_writes_every_data_register_once_a_cycle():
     assert flip_flops(p, "systolic") == a_cycle + control
 
 
+LOOK_UP = [
+    ("lutgemm", {"half_table": True}),
+    ("lutgemm", {"half_table": False}),
+    ("lutgemm", {"registered": False}),
+    ("lutgemm", {"readers": 2}),
+    ("lutgemm", {"registered": False, "readers": 2}),
+    ("lutgemm", {"act_format": "fp16", "acc_bits": 32, "act_bits": 9}),
+    ("shiftadd", {"half_table": True}),
+    ("shiftadd", {"half_table": False}),
+    ("shiftadd", {"scales": "column"}),
+    ("shiftadd", {"scales": "column", "registered": False}),
+    ("shiftadd", {"scales": "block"}),
+]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lutgemm", "shiftadd"])
-@pytest.mark.parametrize("half", [True, False])
-def test_look_up_arrays_write_every_data_register_once_a_cycle(name, half):
-    p = unit(name).params(rows=2, cols=3, mu=3, act_bits=4, weight_bits=2, acc_bits=20, half_table=half)
-    array = p.array
-    one, two = (unit(name).ops(p, M=m, K=array.tile_k, N=3) for m in (1, 2))
-    a_cycle = register_bits(two) - register_bits(one)
-    loading = register_bits(one) - a_cycle * unit(name).timing(p, M=1, K=array.tile_k, N=3).total_cycles
-    held = array.cols * (array.rows * array.planes * array.mu + (array.planes + 1) * p.word_bits)
-    control = counter_bits(array.geometry.load_beats - 1) + 1 + array.geometry.latency
-    assert loading == array.geometry.load_beats * held
-    assert flip_flops(p, name) == a_cycle + held + control
+@pytest.mark.parametrize("name, changes", LOOK_UP, ids=str)
+def test_look_up_arrays_write_every_data_register_once_a_cycle(name, changes):
+    p = unit(name).params(**{"rows": 2, "cols": 3, "mu": 3, "act_bits": 4, "weight_bits": 2, "acc_bits": 20} | changes)
+    assert_registers(p, name, M=(1, 2), K=p.array.tile_k, N=3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("changes", [{}, {"registered": False}, {"act_format": "fp16", "acc_bits": 32}])
+def test_serial_look_up_arrays_write_what_a_vector_brings_once_a_vector(changes):
+    p = unit("lutgemm").params(
+        **{"rows": 2, "cols": 3, "mu": 3, "act_bits": 4, "weight_bits": 3, "acc_bits": 20, "serial": True} | changes
+    )
+    entry, columns = unit("lutgemm"), p.columns
+    shapes = [{"M": m, "K": p.array.tile_k, "N": 3} for m in (1, 2)]
+    bits = [register_bits(entry.ops(p, **shape)) for shape in shapes]
+    held = p.cols * (p.rows * p.weight_bits * p.mu + (p.weight_bits + 1) * p.word_bits)
+    table = p.array.packed_bits if p.registered else p.mu * p.act_bits
+    a_vector = p.rows * table + p.cols * p.acc_bits + 5 * columns.is_float
+    cycles = [entry.timing(p, **shape).total_cycles for shape in shapes]
+    a_cycle = (bits[1] - bits[0] - a_vector) // (cycles[1] - cycles[0])
+    assert bits[0] == a_cycle * cycles[0] + a_vector + columns.load_beats * held
+    phases = counter_bits(columns.interval - 1)
+    marks = columns.edge_stages * (1 + phases)  # the mark and phase of a vector, beside its alignment
+    behind = phases * (1 + 2) * p.cols + p.cols * columns.stages  # phases at the readers and words, marks at totals
+    shared = behind - (phases * 2 + columns.stages)  # registers of the same value, which synthesis keeps once
+    control = counter_bits(columns.load_beats - 1) + 1 + columns.latency + phases + marks
+    assert flip_flops(p, "lutgemm") == a_cycle + a_vector + held + control + behind - shared
+
+
+def assert_registers(p, name, *, M, K, N):
+    """Of an array of columns: registers clocked in every cycle, those written while a tile is loaded, control."""
+    entry, columns = unit(name), p.columns
+    shapes = [{"M": m, "K": K, "N": N} for m in M]
+    one, two = (register_bits(entry.ops(p, **shape)) for shape in shapes)
+    short, long = (entry.timing(p, **shape).total_cycles for shape in shapes)
+    a_cycle = (two - one) // (long - short)
+    loading = one - a_cycle * short
+    assert loading % columns.load_beats == 0
+    control = counter_bits(columns.load_beats - 1) + 1 + columns.latency
+    assert flip_flops(p, name) == a_cycle + loading // columns.load_beats + control
 
 
 @pytest.mark.slow

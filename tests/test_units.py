@@ -2,10 +2,12 @@
 
 import importlib
 import shutil
+from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, reject, settings
+from engines import ENGINES, corner_acts, is_exact, plain_params, plain_weights, product
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from hwsim.verify import run_rtl, verify
@@ -20,17 +22,38 @@ SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
 
 @pytest.mark.parametrize("name, preset", PRESETS)
 def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
-    report = verify(unit(name).preset(preset), cases=12 if preset == "default" else 40, seed=7)
+    report = verify(unit(name).preset(preset), cases=5 if preset == "default" else 40, seed=7)
     assert report.findings == ()
-    assert report.cycles > 250
+    assert report.cycles > 60
     assert report.values > 40
 
 
-WIDTHS = {"act_bits": (2, 16), "acc_bits": (2, 48), "rows": (1, 4), "cols": (1, 4), "mu": (1, 4), "in_bits": (2, 24)}
-WIDTHS |= {"scale_bits": (2, 16), "num_terms": (1, 3), "max_shift": (0, 15)}
+WIDTHS = {"acc_bits": (2, 48), "rows": (1, 4), "cols": (1, 4), "mu": (1, 4), "in_bits": (2, 24)}
+WIDTHS |= {"num_terms": (1, 3), "max_shift": (0, 15)}
 WIDTHS |= {"bits": (2, 16), "lanes": (1, 4), "buffers": (1, 2), "tile_k": (1, 4), "trees": (1, 2), "n": (1, 2)}
 CHOICES = {"dataflow": ["WS", "OS", "IS"], "overflow": ["wrap", "saturate"], "half_table": [True, False]}
-CHOICES |= {"style": ["mac", "opt1", "ent"], "registered": [True, False]}
+CHOICES |= {"style": ["mac", "opt1", "ent"], "registered": [True, False], "serial": [True, False]}
+CHOICES |= {"act_format": ["int", "int", "fp16"], "rounding": ["nearest_even", "nearest_away", "floor", "truncate"]}
+CHOICES |= {"scales": ["group", "group", "column", "block"], "zero_points": [True, False], "packing": ["five", "two"]}
+CHOICES |= {"correction": [True, False], "table_bits": [None, 4, 8], "aggregation": ["exact", "exact", "fast"]}
+CHOICES |= {"readers": [None, None, 1, 2, 4], "group_size": [None, 1, 2]}
+FP16 = {"act_format": "fp16", "acc_bits": 32, "overflow": "wrap"}
+
+
+@cache
+def taken(name, field, fp16):
+    """The widths of a parameter that the unit takes when all others are its defaults."""
+    more = {f: v for f, v in FP16.items() if fp16 and f in unit(name).params_type.__dataclass_fields__}
+    more |= {} if takes(name, **more) else {"act_bits": 16}  # a unit that takes FP16 as it is
+    return [bits for bits in range(1, 25) if takes(name, **more | {field: bits})]
+
+
+def takes(name, **values):
+    try:
+        unit(name).params(**values)
+    except InputError:
+        return False
+    return True
 
 
 @st.composite
@@ -39,14 +62,19 @@ def random_params(draw, name):
     fields = unit(name).params_type.__dataclass_fields__
     values = {field: draw(st.integers(*WIDTHS[field])) for field in fields if field in WIDTHS}
     values |= {field: draw(st.sampled_from(CHOICES[field])) for field in fields if field in CHOICES}
-    if "weight_bits" in fields:
-        values["weight_bits"] = draw(st.integers(1, 8) if "mu" in fields else st.integers(2, 16))
+    only_fp16 = "act_format" in fields and not takes(name, act_format="int")
+    fp16 = only_fp16 or values.get("act_format") == "fp16"
+    values |= {field: value for field, value in FP16.items() if fp16 and field in fields}
+    for field in ("weight_bits", "act_bits", "scale_bits"):
+        if field in fields:
+            values[field] = draw(st.sampled_from(taken(name, field, fp16)))
     if "group_size" in fields:
-        values["group_size"] = draw(st.sampled_from([None, 1, 2]))
-        values["group_size"] = values["group_size"] and values["group_size"] * values["rows"] * values["mu"]
-    if "points" in fields:
+        values["group_size"] = values["group_size"] and values["group_size"] * values["rows"] * values.get("mu", 1)
+    if "signs" in fields:
         values["points"] = 1 << draw(st.integers(1, 4))
         values["signs"] = draw(st.integers(0, (1 << values["points"]) - 1)) & ~1
+    elif "points" in fields:
+        values |= {"points": draw(st.integers(1, 5)), "bits": draw(st.integers(4, 24))}
     if "tile_k" in fields and unit(name).timed_by_operands:
         values["tile_k"] = draw(st.sampled_from([4, 8, 16, 32]))
     assert set(values) == set(fields), f"{name}: give these parameters ranges above: {set(fields) - set(values)}"
@@ -58,7 +86,13 @@ def random_params(draw, name):
 
 @pytest.mark.parametrize("name", UNITS)
 def test_rtl_equals_the_model_for_parameters_of_any_width(name):
-    @settings(max_examples=20, deadline=None, derandomize=True, database=None)
+    @settings(
+        max_examples=14,
+        deadline=None,
+        derandomize=True,
+        database=None,
+        suppress_health_check=[HealthCheck.filter_too_much],  # look-up arrays refuse many combinations
+    )
     @given(random_params(name), st.integers(0, 9999))
     def holds(params, seed):
         assert verify(params, cases=6, seed=seed).findings == ()
@@ -102,47 +136,51 @@ def test_the_trace_alone_carries_the_golden_result_in_timings_cycles(name, prese
                 assert not values[~trace[f"{output}.valid"]].any()
 
 
-@pytest.mark.parametrize("name", [name for name, entry in UNITS.items() if entry.kind == "gemm"])
+@pytest.mark.parametrize("name", ENGINES)
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 16, 8), (2, 33, 9), (5, 70, 1), (1, 7, 40)])
 def test_edge_tiles_and_folds_change_no_result(name, shape):
     """Sizes of 1, not multiples of the array, and larger than it, against an int64 matmul of plain integers."""
-    entry = unit(name)
-    params = small_params(entry)
+    params = plain_params(name, rows=2, cols=3)
     m, k, n = shape
     rng = np.random.default_rng(shape)
-    a, w = rng.integers(-128, 128, (m, k)), rng.integers(-8, 8, (k, n))
-    operand, fraction = entry.from_integers(params, w)
-    assert (entry.golden(params, a, operand) >> fraction == a @ w).all()
+    a, w = rng.integers(-128, 128, (m, k)), plain_weights(params, name, rng, (k, n))
+    assert (product(params, name, a, w) == a @ w).all()
 
 
-def small_params(entry):
-    """A few rows and columns where the unit can be so small."""
-    small = {"rows": 2, "cols": 3, "weight_bits": 4}
-    fields = entry.params_type.__dataclass_fields__
-    try:
-        return entry.params(**{field: size for field, size in small.items() if field in fields})
-    except InputError:
-        return entry.params(weight_bits=4)
+@pytest.mark.parametrize("name", ENGINES)
+def test_weights_are_the_plain_integers_that_the_unit_says_and_no_others(name):
+    params = plain_params(name)
+    held = unit(name).plain_weights(params)
+    assert (np.diff(held) > 0).all()
+    one = np.ones((1, 1), dtype=np.int64)
+    assert [product(params, name, one, np.array([[w]])).item() for w in held] == held.tolist()
+    for bad in (held[0] - 1, held[-1] + 1, *(set(range(-9, 9)) & set(range(held[0], held[-1])) - set(held.tolist()))):
+        with pytest.raises(InputError, match=rf"W.*[ :]{bad}\b"):
+            unit(name).from_integers(params, np.array([[bad]]))
 
 
 @pytest.mark.parametrize("name, preset", [(n, p) for n, p in PRESETS if unit(n).kind == "gemm" and p != "default"])
 def test_corner_operands_go_through_the_rtl(name, preset):
     """Both operands all least; least in one lane alone; alternating least and greatest; digits of 2 against the least.
 
-    `run_rtl` refuses a run in which any bit of any port differs from the model, whose result is held against int64.
+    `run_rtl` refuses a run in which any bit of any port differs from the model, whose result is held against int64
+    where the engine is exact.
     """
     entry, params = unit(name), unit(name).preset(preset)
-    k = np.arange(9)
-    (low_a, high_a), (low_w, high_w) = signed_range(params.act_bits), signed_range(params.weight_bits)
-    a = np.stack([np.full(9, low_a), np.where(k == 4, low_a, 0), np.where(k % 2, high_a, low_a), np.full(9, -2)])
-    w = np.stack([np.full(9, low_w), np.where(k % 2, low_w, max(high_w, 0)), np.where(k == 4, low_w, 0)], axis=1)
-    operand, fraction = entry.from_integers(params, w)
-    output, total = run_rtl(params, (a, operand)).output, (a @ w) << fraction
+    k, held = np.arange(9), unit(name).plain_weights(params)
+    low, high, none = held[0], held[-1], held[np.abs(held).argmin()]
+    a = corner_acts(params, 9)
+    w = np.stack([np.full(9, low), np.where(k % 2, low, high), np.where(k == 4, low, none)], axis=1)
+    operand, worth = entry.from_integers(params, w)
+    output = run_rtl(params, (a, operand)).output
+    if not is_exact(params):
+        return  # alignment and quantized tables round; their own tests hold them against float64
+    total = (a @ w) * worth.denominator
     if getattr(params, "overflow", "wrap") == "wrap":  # some arrays can only wrap
         assert (output == wrap(total, params.acc_bits)).all()
     else:
-        held = (np.abs(a) @ np.abs(w)) << fraction <= signed_range(params.acc_bits)[1]
-        assert (output == total)[held].all()
+        fits = (np.abs(a) @ np.abs(w)) * worth.denominator <= signed_range(params.acc_bits)[1]
+        assert (output == total)[fits].all()
 
 
 @pytest.mark.parametrize("name", [name for name, entry in UNITS.items() if not entry.timed_by_operands])
@@ -151,7 +189,7 @@ def test_timing_of_an_array_of_shapes_equals_timing_of_each(name):
     params = entry.preset("default")
     rng = np.random.default_rng(3)
     m, n = rng.integers(1, 300, (2, 50))
-    k = rng.integers(1, 20, 50) * 16
+    k = rng.integers(1, 20, 50) * 32
     shapes = {"M": m, "K": k} | ({"N": n} if entry.kind == "gemm" else {})
     together = entry.timing(params, **shapes)
     for i in range(50):
@@ -233,7 +271,9 @@ def test_operations_are_counted_and_grow_with_the_work(name):
     shape = {"M": 64, "K": 64, "N": 64} if entry.kind == "gemm" else {"M": 64, "K": 64}
     first, *others = entry.sample(params, np.random.default_rng(1), **shape)
     once, twice = (entry.ops(params, **entry.shape_of(params, np.tile(first, (times, 1)), *others)) for times in (1, 2))
-    assert {"encode" if entry.kind == "encoder" else "add", "reg"} <= {op.kind for op in once}
+    kinds = {op.kind for op in once}
+    assert "reg" in kinds
+    assert kinds & ({"encode"} if entry.kind == "encoder" else {"add", "fadd"})
     assert all(op.count > 0 and op.bits > 0 for op in once)
     pairs = list(zip(once, twice, strict=True))
     assert all(a.count <= b.count <= 2 * a.count for a, b in pairs)
