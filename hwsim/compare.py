@@ -450,8 +450,8 @@ def to_markdown(comparison: Comparison, command: str) -> str:
         f"Written by `{command}`; the CSV file beside this page has all figures in full. Every figure is computed but "
         "those under *paper*, which the papers report over their own baselines.",
         "Ratios are over the first row of the same architecture. Area efficiency is operations a second and area (two "
-        "operations a MAC), so that its inverse compares areas at equal throughput; with the MACs a cycle that the array "
-        f"really does in one GEMM of M={m} K={k} N={n}: filling, draining and whatever its operands cost it are in it. "
+        "operations a MAC), so that its inverse compares areas at equal throughput, with the MACs a cycle that the "
+        f"array really does in one GEMM of M={m} K={k} N={n}: filling, draining and what its operands cost are in it. "
         f"Operands: round(N(0, {SPREAD}^2)), clipped to their formats (FP16 ones not rounded to integers), seed "
         f"{comparison.seed}. Energy: counted operations, published energies at 45 nm, no memories, no wires, no clock.",
         f"Library: {comparison.library}; tools: "

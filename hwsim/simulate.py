@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -75,26 +74,38 @@ def random_operands(
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """A [M, K] and plain W [K, N] for an engine: integers of its widths, uniform, or normal of spread `sigma`.
 
-    FP16 activations are normal, of spread 1 where `sigma` is none. Where weights cannot be all integers, those drawn
-    become the nearest that they can be.
+    FP16 activations are normal, of spread 1 where `sigma` is none, clipped to the largest half. Weights are of those
+    that the engine can hold: uniform among them, or the nearest to the normal ones.
     """
     m, k, n = shape
-    entry = unit_of(params)
-    held = entry.plain_weights(params)
-    width = max(int(held.max()), -int(held.min()) - 1).bit_length() + 1
-    draw = uniform_integers if sigma is None else partial(normal_integers, sigma=sigma)
+    held = unit_of(params).plain_weights(params)
     if is_float(params):
-        a = rng.normal(0.0, sigma or 1.0, (m, k)).astype(np.float16)
+        a = normal_halves(rng, (m, k), 1.0 if sigma is None else sigma)
+    elif sigma is None:
+        a = uniform_integers(rng, (m, k), params.act_bits)
     else:
-        a = draw(rng, (m, k), bits=params.act_bits)
-    return a, _nearest(held, draw(rng, (k, n), bits=width))
+        a = normal_integers(rng, (m, k), sigma, params.act_bits)
+    if sigma is None:
+        return a, held[rng.integers(len(held), size=(k, n))]
+    return a, _nearest(held, normal_integers(rng, (k, n), sigma, LARGEST_BITS))
+
+
+LARGEST_BITS = 32
+"""of a weight before it becomes one that the engine holds"""
 
 
 def _nearest(held: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Of `held`, ascending, the one nearest to each value; of two as near, the greater."""
-    above = np.searchsorted(held, values).clip(1, max(len(held) - 1, 1)) if len(held) > 1 else np.zeros_like(values)
-    below = np.maximum(above - 1, 0)
+    """Of `held`, ascending and two at least, the one nearest to each value; of two as near, the greater."""
+    above = np.searchsorted(held, values).clip(1, len(held) - 1)
+    below = above - 1
     return np.where(values - held[below] < held[above] - values, held[below], held[above])
+
+
+def normal_halves(rng: np.random.Generator, shape: tuple[int, int], sigma: float) -> NDArray[np.float16]:
+    """N(0, sigma) in FP16, clipped to the largest."""
+    _check_sigma(sigma)
+    largest = float(np.finfo(np.float16).max)
+    return np.clip(rng.normal(0.0, sigma, shape), -largest, largest).astype(np.float16)
 
 
 def uniform_integers(rng: np.random.Generator, shape: tuple[int, int], bits: int) -> NDArray[np.int64]:
@@ -104,9 +115,13 @@ def uniform_integers(rng: np.random.Generator, shape: tuple[int, int], bits: int
 
 def normal_integers(rng: np.random.Generator, shape: tuple[int, int], sigma: float, bits: int) -> NDArray[np.int64]:
     """round(N(0, sigma)), clipped to what `bits` two's-complement bits hold: like the codes of a trained layer."""
-    require(math.isfinite(sigma) and sigma >= 0, f"sigma must be a finite number of at least 0, not {sigma}")
+    _check_sigma(sigma)
     low, high = signed_range(bits)
     return np.clip(np.rint(rng.normal(0.0, sigma, shape)), low, high).astype(np.int64)
+
+
+def _check_sigma(sigma: float) -> None:
+    require(math.isfinite(sigma) and sigma >= 0, f"sigma must be a finite number of at least 0, not {sigma}")
 
 
 def _numbers(name: str, values: Any) -> NDArray[Any]:

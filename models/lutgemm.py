@@ -305,13 +305,13 @@ COMPARED = (
     *compared.low_bit("lutgemm", _designs(), families=(compared.LUT,), published=_FIGLUT, differs=_WHY),
     *compared.low_bit(
         "lutgemm, wide",
-        _designs(cols=32),
+        {4: LutGemmParams(cols=32)},
         families=(compared.LUT,),
         differs="No paper's ratio: 32 columns, so that the tables and the activations' sum serve four times as many.",
     ),
     *compared.low_bit(
         "lutgemm, serial",
-        {bits: LutGemmParams(weight_bits=bits, cols=8 * bits, serial=True) for bits in (2, 3, 4)},
+        {4: LutGemmParams(cols=32, serial=True)},
         families=(compared.LUT,),
         differs="No paper's ratio: planes in turn, in as many columns more that the throughput is the same.",
     ),

@@ -242,7 +242,7 @@ COMPARED = (
     ),
     *compared.low_bit(
         "shiftadd, column scales, wide",
-        _designs(scales=Scales.COLUMN, max_shift=3, cols=32),
+        {4: ShiftAddParams(scales=Scales.COLUMN, max_shift=3, cols=32)},
         families=(compared.SHIFT_ADD,),
         differs="No paper's ratio: the same edge for 32 columns.",
     ),

@@ -17,11 +17,13 @@ from hwsim.cli import main
 from hwsim.compare import (
     compare,
     designs_of,
+    fingerprint,
     record,
     run_of,
     tables,
     to_csv,
     to_markdown,
+    verilog_of,
 )
 from hwsim.energy import op_energy_pj
 from hwsim.synth import SynthResult, yosys
@@ -336,39 +338,68 @@ ARCHITECTURES = list(dict.fromkeys(compared.architecture for _, compared in desi
 @pytest.mark.slow
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_design_of_the_integer_family_and_its_pe_at_one_clock(monkeypatch, tmp_path, architecture):
-    """Synthesised with few mappings of a module instead of the many; prints the tables (pytest -s).
-
-    The figures in docs/integer.csv are of the same RTL; else: hwsim compare --family integer --out docs/integer.
-    """
-    few_mappings(monkeypatch, "nf")
+    """Synthesised with one mapping of a module instead of the many; prints the tables (pytest -s)."""
+    few_mappings(monkeypatch, "nf", fronts=("Brent-Kung",))
     monkeypatch.setattr(yosys, "TARGETS", (100,))
     designs = [pair for pair in designs_of("integer") if pair[1].architecture == architecture]
+    comparison = synthesised_for_real(monkeypatch, tmp_path, "integer", designs)
+    assert len({row.array.equal.period_ns for row in comparison.rows}) == 1
+    for row in comparison.rows:
+        assert (row.pe is None) == (unit(row.unit).kind is Kind.ENCODER)
+        if row.compared.style == "opt1":  # carry-save accumulation exists for the clock
+            assert row.pe.fastest_ns < comparison.rows[0].pe.fastest_ns
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family_name", ["lut", "shiftadd"])
+def test_low_bit_designs_are_smaller_than_full_multipliers_at_equal_throughput(monkeypatch, tmp_path, family_name):
+    """One architecture of each low-bit family, with one mapping of a module."""
+    few_mappings(monkeypatch, "nf", fronts=("Brent-Kung",))
+    monkeypatch.setattr(yosys, "TARGETS", (100,))
+    designs = [pair for pair in designs_of(family_name) if pair[1].architecture == "W2A8"]
+    base, *others = synthesised_for_real(monkeypatch, tmp_path, family_name, designs).rows
+    assert base.compared.style == "INT8 MAC"
+    smaller = [row for row in others if row.array.best.tops_per_mm2 > base.array.best.tops_per_mm2]
+    assert {"narrow MAC", "lutgemm" if family_name == "lut" else "ternary"} <= {row.compared.style for row in smaller}
+
+
+def synthesised_for_real(monkeypatch, tmp_path, family_name, designs):
+    """These designs compared, every figure held against the others it follows from."""
     monkeypatch.setattr(module, "designs_of", lambda _family: designs)
-    comparison = compare("integer", shape=(64, 64, 64), cache=tmp_path, workers=1)
+    comparison = compare(family_name, shape=(64, 64, 64), cache=tmp_path, workers=1)
     for title, (headings, rows) in tables(comparison).items():
         print(title, headings, *rows, sep="\n")
     records = [record(comparison, row) for row in comparison.rows]
     assert [r["style"] for r in records] == [compared.style for _, compared in designs]
-    assert len({r["array_equal_period_ns"] for r in records}) == 1
-    with (Path(__file__).parent.parent / "docs" / "integer.csv").open() as file:
-        written = {(r["architecture"], r["style"]): r["verilog_sha256"] for r in csv.DictReader(file)}
     for row, r in zip(comparison.rows, records, strict=True):
-        assert written[architecture, row.compared.style] == row.verilog_sha256
-        assert (row.pe is None) == (unit(row.unit).kind is Kind.ENCODER)
         assert row.pe is None or row.pe.instances * row.pe.equal.area_um2 > 0
         assert row.array.fastest_ns <= row.array.equal.period_ns
-        operations = row.run.work_per_cycle * (1 if architecture == "encoder" else 2)
+        operations = row.run.work_per_cycle * (1 if row.compared.architecture == "encoder" else 2)
         efficiency = operations / row.array.equal.period_ns / row.array.equal.area_um2
         assert r["array_equal_tops_per_mm2"] == pytest.approx(1000 * efficiency)
         assert r["array_equal_area_efficiency_ratio"] == pytest.approx(
             r["array_equal_tops_per_mm2"] / records[0]["array_equal_tops_per_mm2"]
         )
-        if row.compared.style == "opt1":  # carry-save accumulation exists for the clock
-            assert row.pe.fastest_ns < comparison.rows[0].pe.fastest_ns
+    return comparison
 
 
-def few_mappings(monkeypatch, *maps):
-    monkeypatch.setattr(yosys, "FRONTS", {name: yosys.FRONTS[name] for name in ("Brent-Kung", "Booth Brent-Kung")})
+@pytest.mark.slow
+def test_the_written_comparisons_are_of_the_present_rtl():
+    """Else, for each family: hwsim compare --family F --out docs/F."""
+    known = {}
+    for family_name in ("integer", "lut", "shiftadd"):
+        with (Path(__file__).parent.parent / "docs" / f"{family_name}.csv").open() as file:
+            written = {(r["architecture"], r["style"]): r["verilog_sha256"] for r in csv.DictReader(file)}
+        designs = designs_of(family_name)
+        assert written.keys() == {(c.architecture, c.style) for _, c in designs}
+        for entry, compared in designs:
+            if compared.params not in known:
+                known[compared.params] = fingerprint(verilog_of(entry, compared))
+            assert written[compared.architecture, compared.style] == known[compared.params], compared
+
+
+def few_mappings(monkeypatch, *maps, fronts=("Brent-Kung", "Booth Brent-Kung")):
+    monkeypatch.setattr(yosys, "FRONTS", {name: yosys.FRONTS[name] for name in fronts})
     monkeypatch.setattr(yosys, "MAPS", {name: yosys.MAPS[name] for name in maps})
 
 

@@ -7,6 +7,7 @@ from engines import ENGINES, plain_params, plain_weights
 import hwsim
 from hwsim import simulate_gemm
 from hwsim.energy import energy_by_kind_pj, energy_pj, op_energy_pj
+from hwsim.simulate import random_operands
 from models.catalog import unit
 from models.formats import get_format
 from models.unit import InputError, Op
@@ -75,6 +76,8 @@ def test_operands_that_do_not_fit_are_refused():
         (Op("mux", 1, 32, 8), 0.7 * 1.862 / 4.256),
         (Op("shift", 1, 32, 7), 0.3 * 1.862 / 4.256),
         (Op("shift", 1, 32, 0), 0.0),
+        (Op("fadd", 1, 32), 0.9),
+        (Op("fmul", 1, 16, 16), 1.1),
     ],
 )
 def test_energies_meet_the_published_table_and_interpolate_between(op, pj):
@@ -112,3 +115,43 @@ def test_binary_code_overflows_one_bit_earlier_and_says_so():
 def test_what_is_no_matrix_of_integers_is_refused(bad):
     with pytest.raises(InputError, match="A must be a matrix of integers"):
         simulate_gemm(unit("systolic").params(), bad, [[1]])
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("sigma", [None, 0.0, 3.0, 1e9])
+def test_random_operands_are_such_as_the_engine_takes(name, sigma):
+    p = unit(name).params()
+    a, w = random_operands(p, np.random.default_rng(5), (40, 30, 20), sigma)
+    assert set(np.unique(w)) <= set(unit(name).plain_weights(p))
+    simulate_gemm(p, a, w)
+    if sigma == 3.0:
+        assert 1 < a.astype(float).std() < 4
+
+
+def test_random_weights_are_the_nearest_to_normal_ones():
+    p = unit("shiftlayer").params(weight_bits=4)
+    _, w = random_operands(p, np.random.default_rng(5), (300, 300, 300), 30.0)
+    _, drawn = random_operands(unit("systolic").params(weight_bits=16), np.random.default_rng(5), (300, 300, 300), 30.0)
+    held = unit("shiftlayer").plain_weights(p)
+    assert (np.abs(w - drawn) == np.abs(drawn[..., None] - held).min(axis=-1)).all()
+
+
+def test_fp16_engines_give_real_outputs_and_refuse_what_fp16_is_not():
+    p = unit("lutgemm").params(act_format="fp16", act_bits=16)
+    a, w = np.array([[0.5, -2.25], [65504.0, 0.0]]), np.array([[3], [-8]])
+    got = simulate_gemm(p, a, w, psum=[[0.25], [1.0]])
+    assert got.output.dtype == np.float64
+    assert got.output.tolist() == [[0.5 * 3 + 2.25 * 8 + 0.25], [65504 * 3 + 1.0]]
+    for bad in (np.nan, np.inf, 1e5, 0.1):
+        with pytest.raises(InputError, match=r"A\[0, 1\].*FP16"):
+            simulate_gemm(p, np.array([[1.0, bad]]), w)
+    with pytest.raises(InputError, match="A must be a matrix of numbers"):
+        simulate_gemm(p, [["x"]], w)
+
+
+def test_quantized_tables_give_real_outputs_near_the_exact_ones():
+    rng = np.random.default_rng(6)
+    a, w = rng.integers(-128, 128, (20, 64)), rng.integers(-8, 8, (64, 5))
+    got = simulate_gemm(unit("tmac").params(), a, w).output
+    assert got.dtype == np.float64
+    assert 0 < np.abs(got - a @ w).max() < 0.03 * np.abs(a @ w).max()

@@ -100,10 +100,16 @@ def test_rtl_equals_the_model_for_parameters_of_any_width(name):
     holds()
 
 
-# Icarus runs small units fast, and arrays at a fiftieth of Verilator's speed
-RUNS = [(n, p, s) for n, p in PRESETS for s in SIMULATORS if s != "icarus" or p != "default"]
-# presets that differ from others in their widths alone: under Amaranth's simulator, and in `hwsim verify`
-RUNS = [run for run in RUNS if not run[1].startswith(("narrow", "wide"))]
+# What differs from other presets in its sizes alone runs under Amaranth's simulator, as all do, and in `hwsim verify`;
+# whole arrays of full size are here for one unit of each discipline, and not under Icarus, a fiftieth as fast.
+SIZES = ("narrow", "wide", "tiny", "smallest", "odd")
+FULL_SIZE = ("systolic", "matrix2d", "lutgemm", "hadamard", "ent")
+RUNS = [
+    (name, preset, simulator)
+    for name, preset in PRESETS
+    for simulator in SIMULATORS
+    if not preset.startswith(SIZES) and (preset != "default" or (name in FULL_SIZE and simulator != "icarus"))
+]
 
 
 @pytest.mark.slow
