@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from hwsim.files import os_errors, require_file
 from models.catalog import UNITS, unit
@@ -161,15 +161,6 @@ class Study(BaseModel):
             if engine.formats is None or name in engine.formats
         )
 
-    @model_validator(mode="after")
-    def _engines_formats(self) -> Study:
-        """InputError where an engine names a format that the study does not."""
-        for engine in self.engines:
-            for name in engine.formats or ():
-                rule = f"engine {engine.unit}: {name} is not among the study's formats"
-                require(name in self.formats, f"{rule}; {nearest(name, self.formats)}")
-        return self
-
 
 def load_study(path: Path) -> Study:
     """The study that the sweep file at `path` describes.
@@ -183,6 +174,11 @@ def load_study(path: Path) -> Study:
         study = Study.model_validate(document.value)
     except ValidationError as error:
         raise InputError(_complaint(document, error)) from None
+    for index, engine in enumerate(study.engines):
+        for entry, name in enumerate(engine.formats or ()):
+            place = document.place(("engines", index, "formats", entry))
+            rule = f"{place}: {name} is not among the study's formats"
+            require(name in study.formats, f"{rule}; {nearest(name, study.formats)}")
     count = len(study.formats) * len(study.transforms) * len(study.engines)
     require(count <= MAX_POINTS, f"{path}: {count} points; {MAX_POINTS} at most")
     return study

@@ -155,6 +155,25 @@ def test_what_is_echoed_is_short(tmp_path, old, new):
     assert "\n" not in message
 
 
+def test_an_engine_runs_the_formats_that_it_names(tmp_path):
+    path = written(tmp_path, STUDY.replace("- unit: lutgemm", "- {unit: lutgemm, formats: [W4A8]}"))
+    assert [p.label for p in load_study(path).points() if p.unit == "lutgemm"] == [
+        "lutgemm W4A8 none",
+        "lutgemm W4A8 hadamard",
+    ]
+    for chosen, message in (
+        (
+            "[W2A8]",
+            r"s\.yaml:8: engines\[1\].formats\[0\]: W2A8 is not among the study's formats; did you mean 'W[48]A8'",
+        ),
+        ("[W4A99]", r"engines\[1\].formats\[0\]: 'W4A99' is not W<1 to 8>A<2 to 8, or 16>; did you mean"),
+        ("[]", r"engines\[1\].formats"),
+    ):
+        path = written(tmp_path, STUDY.replace("- unit: lutgemm", f"- {{unit: lutgemm, formats: {chosen}}}"))
+        with pytest.raises(InputError, match=message):
+            load_study(path)
+
+
 def test_one_mistake_is_counted_once(tmp_path):
     path = written(tmp_path, STUDY.replace("[W8A8, W4A8]", "[W9A8]"))
     with pytest.raises(InputError, match=r"did you mean 'W8A8'\?$"):

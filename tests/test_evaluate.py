@@ -95,6 +95,10 @@ def test_narrow_accumulators_are_seen_in_the_accuracy():
         ({"unit": "hadamard"}, "hadamard multiplies no matrices"),
         ({"params": (("rows", 0),)}, "rows must be a whole number from 1 to 256"),
         ({"params": (("weight_bits", 3),)}, "weight_bits comes from the format; leave it out"),
+        ({"act_bits": 16}, "W.A16 has FP16 activations, which this engine does not take; take A2 to A8, or an engine"),
+        ({"unit": "lutgemm", "params": (("act_format", "fp16"),), "act_bits": 16}, "act_format comes from the format"),
+        ({"unit": "ternary", "params": (), "weight_bits": 4}, "ternary: weight_bits must be .* 2, not 4"),
+        ({"unit": "dequant", "params": (), "weight_bits": 1}, "no number format 'int1'"),
         ({"network": "digits"}, "no network 'digits'; did you mean 'digits-mlp'"),
         ({"transform": "hadamrd"}, "no transform 'hadamrd'; did you mean 'hadamard'"),
     ],
@@ -112,3 +116,10 @@ def test_check_resolves_every_parameter():
     }
     assert roles["transform"]["points"] == 64
     assert set(check(point())) == {"engine"}
+
+
+def test_fp16_activations_are_aligned_to_sixteen_bits_unless_the_file_says_otherwise():
+    assert engine_params(point(unit="lutgemm", act_bits=16, params=())).act_bits == 16
+    narrow = point(unit="lutgemm", act_bits=16, params=(("act_bits", 9),))
+    assert engine_params(narrow).act_bits == 9
+    assert engine_params(narrow).act_format == "fp16"
