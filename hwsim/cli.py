@@ -172,7 +172,9 @@ def gemm(
     seed: Seed = 0,
     sigma: Annotated[
         float | None,
-        typer.Option(metavar="S", help="operands round(N(0, S)) clipped to their widths, not uniform"),
+        typer.Option(
+            metavar="S", help="operands round(N(0, S)) clipped to their widths, not uniform; FP16 ones N(0, S)"
+        ),
     ] = None,
     convention: Annotated[str, typer.Option(help="cycle counts of our `rtl` or as `scalesim` has them")] = "rtl",
     as_json: Json = False,
@@ -479,7 +481,7 @@ def _plain_synthesis(result: Any) -> dict[str, Any]:
 
 @app.command(epilog="Example: hwsim compare --family integer --out docs/integer")
 def compare(
-    family: Annotated[str, typer.Option(help="the designs to lay beside each other")],
+    family: Annotated[str, typer.Option(help="the designs to lay beside each other: integer, lut or shiftadd")],
     shape: Annotated[
         tuple[int, int, int], typer.Option(metavar="M K N", help="the GEMM that gives cycles and energy")
     ] = (256, 256, 256),

@@ -28,10 +28,11 @@ def engine_params(point: Point) -> Any:
     require(entry.kind is Kind.GEMM, f"{point.unit} multiplies no matrices; take a GEMM engine")
     fields, given = entry.params_type.__dataclass_fields__, dict(point.params)
     widths: dict[str, Any] = {"weight_bits": point.weight_bits}
+    if "act_format" in fields:
+        widths["act_format"] = ActFormat.FP16 if point.act_bits == HALF_BITS else ActFormat.INT
     if point.act_bits == HALF_BITS:
         rule = f"{point.unit}: {point.format} has FP16 activations, which this engine does not take"
         require("act_format" in fields, f"{rule}; take A2 to A8, or an engine with act_format")
-        widths["act_format"] = ActFormat.FP16
         given = {"act_bits": HALF_BITS} | given
     else:
         widths["act_bits"] = point.act_bits

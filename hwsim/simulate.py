@@ -65,8 +65,19 @@ def in_units(output: NDArray[Any], worth: Fraction) -> NDArray[Any]:
 def _in_steps(params: Any, psum: Any, worth: Fraction) -> NDArray[Any]:
     """A starting partial sum in what the engine counts in."""
     if is_float(params):
-        return _numbers("psum", psum) / float(worth)
-    return _matrix("psum", psum) * worth.denominator // worth.numerator
+        return _single_steps(_numbers("psum", psum), worth)
+    sums = _matrix("psum", psum)
+    bad = sums[np.abs(sums.astype(np.float64)) > LARGEST_PSUM // worth.denominator]
+    require(not bad.size, f"psum: {bad[:1].tolist()} is beyond what any accumulator holds")
+    return sums.astype(np.int64) * worth.denominator // worth.numerator
+
+
+def _single_steps(psum: NDArray[Any], worth: Fraction) -> NDArray[np.float32]:
+    """Rounded to single precision where a step is no power of two."""
+    steps = psum.astype(np.float64) * worth.denominator / worth.numerator
+    bad = psum[~(np.abs(steps) <= float(np.finfo(np.float32).max))]
+    require(not bad.size, f"psum: {bad[:1].tolist()} is beyond single precision in the engine's steps of {worth}")
+    return steps.astype(np.float32)
 
 
 def random_operands(
@@ -89,6 +100,9 @@ def random_operands(
         return a, held[rng.integers(len(held), size=(k, n))]
     return a, _nearest(held, normal_integers(rng, (k, n), sigma, LARGEST_BITS))
 
+
+LARGEST_PSUM = 1 << 56
+"""magnitude of a starting partial sum in an engine's own steps"""
 
 LARGEST_BITS = 32
 """of a weight before it becomes one that the engine holds"""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import columns, compared
+from models import columns, compared, gemm
 from models.bits import Overflow, Rounding, signed_bits
 from models.columns import Columns, Result, check_columns, shape_of
 from models.dot import (
@@ -24,7 +24,6 @@ from models.dot import (
     dot_columns,
     dot_ops,
     held_codes,
-    integers_of,
     packed,
     sample_of,
     tile_codes,
@@ -92,14 +91,18 @@ _WHY = (
 )
 COMPARED = (
     *compared.low_bit(
-        "additive", {1: AdditiveParams()}, families=(compared.SHIFT_ADD,), published=_PAPER, differs=_WHY
+        "additive",
+        {1: AdditiveParams()},
+        families=(compared.SHIFT_ADD,),
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
+        differs=_WHY,
     ),
     *compared.low_bit(
         "additive FP16",
         {1: AdditiveParams(**_FP16)},
         act_format=ActFormat.FP16,
         families=(compared.SHIFT_ADD,),
-        published=_PAPER,
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
         differs=_WHY,
     ),
 )
@@ -171,7 +174,7 @@ def weight_format(params: AdditiveParams) -> tuple[str, dict[str, Any]]:
 
 def operand(params: AdditiveParams, quantized: Any) -> tuple[Ints, Fraction]:
     """W from quantized weights [K, N] whose integers are -1 and +1."""
-    return _signs(params, integers_of("additive", quantized)), Fraction(1)
+    return _signs(params, gemm.column_integers("additive", quantized)), Fraction(1)
 
 
 def from_integers(params: AdditiveParams, W: NDArray[Any]) -> tuple[Ints, Fraction]:

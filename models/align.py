@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from models import gemm
 from models.bits import Rounding, round_to_int
-from models.floats import Halves, half, half_bits, half_of, unpack_half
+from models.floats import HALF_BITS, Halves, half, half_bits, half_of, random_halves, unpack_half
 from models.unit import (
     Beats,
     Ints,
@@ -39,7 +39,6 @@ from models.unit import (
 ALIGN_STAGES = 2
 """the largest exponent, the shift"""
 EXPONENT_BITS = 5
-HALF_BITS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,18 +170,3 @@ def sample(
     """Random X, of a random small shape where none is given."""
     m, blocks = gemm.random_shape(rng, 5, 3)
     return (random_halves(rng, (M or m, K or blocks * params.points)),)
-
-
-def random_halves(rng: np.random.Generator, shape: tuple[int, ...]) -> Halves:
-    """Finite FP16 of all kinds: any patterns, neighbours in exponent, subnormals, the greatest, zeros; by chance."""
-    match rng.integers(5):
-        case 0:
-            bits = rng.integers(0, 1 << 16, shape)
-            x: NDArray[Any] = half_of(np.where(bits >> 10 & 31 == 31, bits & ~(1 << 14), bits))
-        case 1:
-            x = half_of(rng.integers(0, 1024, shape) | rng.integers(0, 2, shape) << 15)
-        case 2:
-            x = np.full(shape, 65504.0) * rng.choice([-1.0, 1.0], shape)
-        case _:
-            x = rng.normal(0.0, 2.0 ** rng.integers(-8, 8), shape)
-    return np.where(rng.random(shape) < 0.1, 0.0, x).astype(np.float16)

@@ -264,9 +264,7 @@ def weight_format(params: BipolarParams) -> tuple[str, dict[str, Any]]:
 
 def operand(params: BipolarParams, quantized: Any) -> tuple[Ints, Fraction]:
     """W from quantized weights [K, N]: their integers."""
-    integers = quantized.integers
-    require(integers is not None, "bipolar: weights need integer codes with one scale a column")
-    return from_integers(params, integers)
+    return from_integers(params, gemm.column_integers("bipolar", quantized))
 
 
 def from_integers(params: BipolarParams, W: NDArray[Any]) -> tuple[Ints, Fraction]:

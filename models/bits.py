@@ -82,13 +82,15 @@ def round_to_int(x: NDArray[np.floating[Any]], rounding: Rounding) -> NDArray[np
 
 
 def require_codes(what: str, x: NDArray[Any], bits: int, *, signed: bool = True) -> None:
-    """InputError naming `what` unless `x` holds integers of `bits` bits."""
+    """InputError naming the first place in `what` unless `x` holds integers of `bits` bits."""
     require(np.issubdtype(x.dtype, np.integer) or x.dtype == np.bool_, f"{what}: integers are needed, not {x.dtype}")
     if x.size:
         low, high = signed_range(bits) if signed else unsigned_range(bits)
         least, most = int(x.min()), int(x.max())
-        bad = least if least < low else most
-        require(low <= least and most <= high, f"{what}: {bad} is outside {low}..{high} ({bits} bits)")
+        if not low <= least <= most <= high:
+            place = tuple(int(i) for i in np.argwhere((x < low) | (x > high))[0])
+            where = f"{what}{list(place)}" if place else what
+            raise InputError(f"{where}: {int(x[place])} is outside {low}..{high} ({bits} bits)")
 
 
 def check_codes(what: str, x: NDArray[Any], bits: int, *, signed: bool = True) -> Ints:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import gemm
-from models.align import ALIGN_STAGES, EXPONENT_BITS, align_ops, aligned, random_halves, worth
+from models.align import ALIGN_STAGES, EXPONENT_BITS, align_ops, aligned, worth
 from models.bits import Overflow, Rounding, check_codes, signed_range
 from models.floats import (
     ADD_STAGES,
@@ -33,6 +33,7 @@ from models.floats import (
     half,
     half_bits,
     half_of,
+    random_halves,
     single,
     single_bits,
     single_of,
@@ -109,11 +110,13 @@ def check_columns(name: str, params: Any) -> None:
     check_range(name, params, cols=(1, 256), acc_bits=(2, 48))
     if params.act_format is ActFormat.INT:
         check_range(name, params, act_bits=(2, 16))
+        rule = f"{name}: rounding={params.rounding} is of the alignment of FP16 activations"
+        require(params.rounding is Rounding.NEAREST_EVEN, f"{rule}; leave it out, or take act_format=fp16")
         return
     rule = f"{name}: act_format=fp16 sums in single precision and needs"
     check_range(name, params, act_bits=(4, 24))
     require(params.acc_bits == SINGLE_BITS, f"{rule} acc_bits=32, not {params.acc_bits}")
-    require(params.overflow is Overflow.WRAP, f"{rule} overflow=wrap: an infinity is what its sums overflow to")
+    require(params.overflow is Overflow.WRAP, f"{rule} overflow=wrap, since those neither wrap nor saturate")
 
 
 def golden(columns: Columns, A: NDArray[Any], integers: Ints, psum: Any = None) -> Result:
@@ -133,6 +136,7 @@ def check_psum(columns: Columns, psum: Any, shape: tuple[int, int]) -> Any:
     """The starting partial sums as int64 or float32, None as it is."""
     if psum is None:
         return None
+    require(isinstance(psum, np.ndarray), f"psum must be a numpy array [M, N], not {type(psum).__name__}")
     require(psum.shape == shape, f"psum is {psum.shape}, not {shape}")
     return single("psum", psum) if columns.is_float else check_codes("psum", psum, columns.acc_bits)
 

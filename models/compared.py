@@ -25,10 +25,13 @@ def low_bit(
     *,
     act_format: ActFormat = ActFormat.INT,
     families: tuple[str, ...] = FAMILIES,
-    published: Published | None = None,
+    published: Mapping[int, Published] | None = None,
     differs: str = "",
 ) -> tuple[Compared, ...]:
-    """The designs, weight bits -> params, in each of the families, in the architecture of their width and format."""
+    """The designs, weight bits -> params, in each of the families, in the architecture of their width and format.
+
+    `published`: what a paper says, for the widths that it says it of.
+    """
     act_bits = 16 if act_format is ActFormat.FP16 else 8
     return tuple(
         Compared(
@@ -37,7 +40,7 @@ def low_bit(
             style=style,
             params=params,
             baseline=BASELINES[act_format],
-            published=published,
+            published=(published or {}).get(bits),
             differs=differs,
         )
         for family in families

@@ -198,14 +198,9 @@ def _integer_ops(p: DequantParams, m: int, k: int, n: int) -> tuple[Op, ...]:
         Op("mul", m * k * n, p.act_bits, p.held_bits),
         Op("add", m * k * n, p.acc_bits),
         Op("reg", loads, p.held_bits),
-        Op("reg", cycles * (_skew(r) + r * c), p.act_bits),
-        Op("reg", cycles * (2 * _skew(c) + r * c), p.acc_bits),
+        Op("reg", cycles * (gemm.skew(r) + r * c), p.act_bits),
+        Op("reg", cycles * (2 * gemm.skew(c) + r * c), p.acc_bits),
     )
-
-
-def _skew(lanes: int) -> int:
-    """Registers that delay lane i of a vector by i cycles."""
-    return lanes * (lanes - 1) // 2
 
 
 def beats(params: DequantParams, A: NDArray[Any], W: GroupedWeights, psum: NDArray[Any] | None = None) -> Beats:
@@ -281,6 +276,7 @@ def sample(
 
 def weight_format(params: DequantParams) -> tuple[str, dict[str, Any]]:
     """Asymmetric integers with integer scales."""
+    require(params.weight_bits >= 2, "dequant: formats hold integers of 2 bits at least; take weight_bits=2")
     options = {"group": params.group_size, "symmetric": False, "scale_bits": params.scale_bits}
     return f"int{params.weight_bits}", options
 

@@ -121,13 +121,6 @@ def weights_of(W: NDArray[Any], values: Ints, rule: str) -> Ints:
     return W.astype(np.int64, copy=False)
 
 
-def integers_of(name: str, quantized: Any) -> Ints:
-    """The integers of quantized weights; InputError where they have none."""
-    require(quantized.integers is not None, f"{name}: weights need integers with one scale a column")
-    integers: Ints = quantized.integers
-    return integers
-
-
 def sample_of(
     columns: Columns, values: Ints, rng: np.random.Generator, M: int | None, K: int | None, N: int | None
 ) -> tuple[Any, ...]:

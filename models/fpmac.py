@@ -141,17 +141,12 @@ def float_ops(geometry: gemm.Stationary, m: int, k: int, n: int) -> tuple[Op, ..
         Op("fmul", m * k * n, HALF_BITS, HALF_BITS),
         Op("fadd", m * k * n, SINGLE_BITS),
         Op("reg", loads, OPERAND_BITS),
-        Op("reg", cycles * ADD_STAGES * _skew(r), HALF_BITS),
+        Op("reg", cycles * ADD_STAGES * gemm.skew(r), HALF_BITS),
         Op("reg", cycles * (r + r * c), OPERAND_BITS),
         Op("reg", cycles * r * c, PRODUCT_BITS),
         Op("reg", cycles * r * c, ADDER_BITS),
-        Op("reg", cycles * (EDGE_STAGES * c + 2 * _skew(c)), SINGLE_BITS),
+        Op("reg", cycles * (EDGE_STAGES * c + 2 * gemm.skew(c)), SINGLE_BITS),
     )
-
-
-def _skew(lanes: int) -> int:
-    """Registers that delay lane i of a vector by i cycles."""
-    return lanes * (lanes - 1) // 2
 
 
 def beats(params: FpmacParams, A: NDArray[Any], W: NDArray[Any], psum: NDArray[Any] | None = None) -> Beats:
@@ -194,6 +189,7 @@ def weight_format(params: FpmacParams) -> tuple[str, dict[str, Any]]:
 
 def operand(params: FpmacParams, quantized: Any) -> tuple[Halves, Fraction]:
     """W from quantized weights [K, N] whose values are halves."""
+    require(hasattr(quantized, "dequantize"), "fpmac: weights need to be quantized, to the format fp16")
     return half("W", quantized.dequantize()), Fraction(1)
 
 

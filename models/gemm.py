@@ -5,6 +5,7 @@ What every matrix engine shares stands here once. An engine brings its tile, its
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -112,6 +113,11 @@ def _saturating_kernel() -> Callable[..., NDArray[Any]]:
 def folds(size: Any, tile: int) -> Any:
     """How many tiles of that length cover `size` (int or int64 array)."""
     return -(-size // tile)
+
+
+def skew(lanes: int) -> int:
+    """Registers that delay lane i of a vector by i cycles."""
+    return lanes * (lanes - 1) // 2
 
 
 def check_shape(**sizes: Any) -> tuple[Any, ...]:
@@ -500,9 +506,15 @@ def weight_format(params: Any) -> tuple[str, dict[str, Any]]:
 
 def operand(params: Any, quantized: Any) -> tuple[Ints, Fraction]:
     """W from quantized weights [K, N]: their integer codes; the output counts whole units of A @ W."""
-    integers = quantized.integers
-    require(integers is not None, f"{unit_name(params)}: weights need integer codes with one scale a column")
-    return check_codes("W", integers, params.weight_bits), Fraction(1)
+    return check_codes("W", column_integers(unit_name(params), quantized), params.weight_bits), Fraction(1)
+
+
+def column_integers(name: str, quantized: Any) -> Ints:
+    """The integers [K, N] of weights quantized along K, axis 0; InputError unless each column has one step."""
+    integers, step = getattr(quantized, "integers", None), getattr(quantized, "step", None)
+    fits = integers is not None and step is not None and integers.ndim == 2 and step.shape[0] == 1
+    require(bool(fits), f"{name}: weights need a format with integers and one scale a column, quantized along axis 0")
+    return typing.cast(Ints, integers)
 
 
 def from_integers(params: Any, W: NDArray[Any]) -> tuple[NDArray[Any], Fraction]:

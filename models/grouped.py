@@ -30,7 +30,8 @@ class GroupedWeights:
             fits = np.issubdtype(values.dtype, np.integer) and values.ndim == 2
             require(fits, f"{name}: integers with 2 axes are needed, not {values.dtype} {values.shape}")
             object.__setattr__(self, name, values.astype(np.int64, copy=False))
-        require(self.group >= 1, f"group must be at least 1, not {self.group}")
+        whole = isinstance(self.group, (int, np.integer)) and not isinstance(self.group, bool)
+        require(whole and self.group >= 1, f"group must be a whole number of at least 1, not {self.group!r}")
         k, n = self.codes.shape
         groups = -(-k // self.group)
         for name in ("scales", "zeros"):
@@ -64,6 +65,8 @@ class GroupedWeights:
 def check_grouped(weights: GroupedWeights, weight_bits: int, scale_bits: int, group_size: int | None) -> None:
     """Refuse weights that an array of these widths and groups cannot load: codes and zero points are two's complement
     of `weight_bits` bits, scales unsigned of `scale_bits`; no `group_size` means one group."""
+    rule = f"W must be GroupedWeights (from_integers and operand make them), not {type(weights).__name__}"
+    require(isinstance(weights, GroupedWeights), rule)
     require_codes("codes", weights.codes, weight_bits)
     require_codes("zeros", weights.zeros, weight_bits)
     require_codes("scales", weights.scales, scale_bits, signed=False)

@@ -46,7 +46,7 @@ class BcqWeights:
     """W[K, N] in binary code with integer scales: W = sum_i scales[i] * (2 bit_i(codes) - 1) + offsets.
 
     `codes` int64 [K, N], bit i of a code is bit plane i; `scales` int64 [planes, G, N] and `offsets` int64 [G, N],
-    one for each group of `group` consecutive k.
+    one for each group of `group` consecutive k. A scale may be 0: a plane that adds nothing, or a column of zeros.
     """
 
     codes: Ints
@@ -60,7 +60,8 @@ class BcqWeights:
             fits = np.issubdtype(values.dtype, np.integer) and values.ndim == axes
             require(fits, f"{name}: integers with {axes} axes are needed, not {values.dtype} {values.shape}")
             object.__setattr__(self, name, values.astype(np.int64, copy=False))
-        require(self.group >= 1, f"group must be at least 1, not {self.group}")
+        whole = isinstance(self.group, (int, np.integer)) and not isinstance(self.group, bool)
+        require(whole and self.group >= 1, f"group must be a whole number of at least 1, not {self.group!r}")
         k, n = self.codes.shape
         groups = -(-k // self.group)
         require(self.scales.shape[1:] == (groups, n), f"scales are {self.scales.shape}, not [planes, {groups}, {n}]")
@@ -168,6 +169,8 @@ def check_array(name: str, params: Any) -> None:
     for field in ("half_table", "registered", "serial"):
         value = getattr(params, field)
         require(isinstance(value, bool), f"{name}: {field} is true or false, not {value!r}")
+    rule = f"{name}: serial=true goes through planes in turn and needs weight_bits of at least 2"
+    require(not params.serial or params.weight_bits > 1, f"{rule}, not 1; or take serial=false")
     if params.group_size is not None:
         check_range(name, params, group_size=(1, 1 << 20))
     check_group(name, params.group_size, params.rows * params.mu, "rows * mu")
@@ -290,9 +293,10 @@ PRESETS = {
 }
 
 _FIGLUT = Published(source="G. Park et al., FIGLUT, HPCA 2025, abstract: TOPS/W at W3", energy_efficiency=1.59)
+_WHY_NONE = "No paper's ratio: FIGLUT and LUT Tensor Core compare themselves with other engines of low-bit weights."
 _WHY = (
-    "The paper's ratio is over another accelerator of low-bit weights, with memories in both. Ours is the array alone "
-    "over an array of multipliers of as many MACs a cycle; tables are built again in each array of 8 columns, where "
+    "FIGLUT's ratio, at 3 bits, is over another accelerator of low-bit weights, with memories in both. Ours is the "
+    "array alone over multipliers of as many MACs a cycle; tables are built again in each array of 8 columns, where "
     "FIGLUT serves 32 readers with one; no wires, and energy from counted operations."
 )
 
@@ -302,7 +306,7 @@ def _designs(**changes: Any) -> dict[int, LutGemmParams]:
 
 
 COMPARED = (
-    *compared.low_bit("lutgemm", _designs(), families=(compared.LUT,), published=_FIGLUT, differs=_WHY),
+    *compared.low_bit("lutgemm", _designs(), families=(compared.LUT,), differs=_WHY_NONE),
     *compared.low_bit(
         "lutgemm, wide",
         {4: LutGemmParams(cols=32)},
@@ -320,7 +324,7 @@ COMPARED = (
         _designs(act_format=ActFormat.FP16, act_bits=12),
         act_format=ActFormat.FP16,
         families=(compared.LUT,),
-        published=_FIGLUT,
+        published={3: _FIGLUT},
         differs=_WHY,
     ),
 )
@@ -350,9 +354,16 @@ def _check_weights(params: LutGemmParams, W: BcqWeights) -> None:
     check_codes("offsets", W.offsets, params.scale_bits)
 
 
+def check_planes(params: Any, W: Any) -> None:
+    """Refuse weights that are not in binary code of the array's planes."""
+    rule = f"W must be BcqWeights (from_integers and operand make them), not {type(W).__name__}"
+    require(isinstance(W, BcqWeights), rule)
+    require(len(W.scales) == params.weight_bits, f"W has {len(W.scales)} bit planes, the array {params.weight_bits}")
+
+
 def check_groups(params: Any, W: BcqWeights) -> None:
     """Refuse weights whose planes or groups are not the array's."""
-    require(len(W.scales) == params.weight_bits, f"W has {len(W.scales)} bit planes, the array {params.weight_bits}")
+    check_planes(params, W)
     size = params.group_size or W.shape[0]
     require(
         W.group == size or W.shape[0] <= min(W.group, size),
@@ -416,6 +427,7 @@ def beats(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Any = Non
     A tile's keys enter last row first; its scale words alpha of plane 0, 1, ... and then z, in its last planes + 1
     beats.
     """
+    _check_weights(params, W)
     return array_beats(params, A, W, psum, lambda words: words, lambda words: words)
 
 

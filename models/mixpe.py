@@ -118,10 +118,16 @@ def _designs(**changes: Any) -> dict[int, MixpeParams]:
 
 
 COMPARED = (
-    *compared.low_bit("mixpe", _designs(), families=(compared.SHIFT_ADD,), published=_PAPER, differs=_WHY),
+    *compared.low_bit(
+        "mixpe",
+        _designs(),
+        families=(compared.SHIFT_ADD,),
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
+        differs=_WHY,
+    ),
     *compared.low_bit(
         "mixpe, no zero points",
-        _designs(zero_points=False),
+        {4: MixpeParams(zero_points=False)},
         families=(compared.SHIFT_ADD,),
         differs="No paper's ratio: symmetric weights, without the activations' sum and its product a column.",
     ),
@@ -130,7 +136,7 @@ COMPARED = (
         _designs(**_FP16),
         act_format=ActFormat.FP16,
         families=(compared.SHIFT_ADD,),
-        published=_PAPER,
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
         differs=_WHY,
     ),
 )

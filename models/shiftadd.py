@@ -44,6 +44,7 @@ from models.lutgemm import (
     bcq_operand,
     check_array,
     check_groups,
+    check_planes,
     codes_of,
     lut_array,
     lut_columns,
@@ -232,12 +233,18 @@ def _designs(**changes: Any) -> dict[int, ShiftAddParams]:
 
 
 COMPARED = (
-    *compared.low_bit("shiftadd", _designs(), families=(compared.SHIFT_ADD,), published=_PAPER, differs=_WHY),
+    *compared.low_bit(
+        "shiftadd",
+        _designs(),
+        families=(compared.SHIFT_ADD,),
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
+        differs=_WHY,
+    ),
     *compared.low_bit(
         "shiftadd, column scales",
         _designs(scales=Scales.COLUMN, max_shift=3),
         families=(compared.SHIFT_ADD,),
-        published=_PAPER,
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
         differs=_WHY + " Activations are shifted and tables built for each plane, for 8 columns here.",
     ),
     *compared.low_bit(
@@ -251,7 +258,7 @@ COMPARED = (
         _designs(act_format=ActFormat.FP16, act_bits=12),
         act_format=ActFormat.FP16,
         families=(compared.SHIFT_ADD,),
-        published=_PAPER,
+        published=dict.fromkeys(compared.WIDTHS, _PAPER),
         differs=_WHY,
     ),
 )
@@ -267,12 +274,12 @@ def golden(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Any = N
 
 
 def _check_weights(params: ShiftAddParams, W: BcqWeights) -> None:
+    check_planes(params, W)
     _encode(params, W.scales)
     _encode(params, W.offsets)
     if params.scales is Scales.GROUP:
         check_groups(params, W)
         return
-    require(len(W.scales) == params.weight_bits, f"W has {len(W.scales)} bit planes, the array {params.weight_bits}")
     size = _shared_channels(params)
     rule = f"shiftadd: scales={params.scales} needs W in groups of {size} along K"
     require(W.group == size or W.shape[0] <= min(W.group, size), f"{rule}, not {W.group}")
@@ -349,6 +356,7 @@ def beats(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Any = No
     With scales at the edge: scale[words][num_terms], of the row whose keys enter beside them: of each of its input
     channels, or of all together, alpha of plane 0, 1, ... and then z.
     """
+    _check_weights(params, W)
     if params.scales is Scales.GROUP:
         return array_beats(params, A, W, psum, partial(_encode, params), _decode)
     load = partial(_edge_load, params, W)

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import columns, compared
+from models import columns, compared, gemm
 from models.bits import Overflow, Rounding, check_codes, signed_bits
 from models.columns import Columns, Result, check_columns, shape_of
-from models.dot import Dot, dot_columns, dot_ops, held_codes, integers_of, sample_of, some, tile_codes, weights_of
+from models.dot import Dot, dot_columns, dot_ops, held_codes, sample_of, some, tile_codes, weights_of
 from models.floats import ActFormat
 from models.unit import Beats, InputError, Ints, Op, Published, Stimulus, Timing, Trace, check_range
 
@@ -80,8 +80,9 @@ COMPARED = compared.low_bit(
     "shift layer",
     {bits: ShiftlayerParams(weight_bits=bits) for bits in (3, 4)},
     families=(compared.SHIFT_ADD,),
-    published=Published(
-        source="H. You et al., ShiftAddViT, NeurIPS 2023, abstract: 42.9 % less", energy_efficiency=1.75
+    published=dict.fromkeys(
+        compared.WIDTHS,
+        Published(source="H. You et al., ShiftAddViT, NeurIPS 2023, abstract: 42.9 % less", energy_efficiency=1.75),
     ),
     differs="The paper's ratio is that of whole networks with shift and add layers, over their originals; ours is the "
     "array alone, with 7 shifts at 4 bits and 3 at 3 bits.",
@@ -176,7 +177,7 @@ def weight_format(params: ShiftlayerParams) -> tuple[str, dict[str, Any]]:
 
 def operand(params: ShiftlayerParams, quantized: Any) -> tuple[Ints, Fraction]:
     """W from quantized weights [K, N] whose integers are 0 and -+2^p."""
-    return _powers(params, integers_of("shiftlayer", quantized)), Fraction(1)
+    return _powers(params, gemm.column_integers("shiftlayer", quantized)), Fraction(1)
 
 
 def from_integers(params: ShiftlayerParams, W: NDArray[Any]) -> tuple[Ints, Fraction]:

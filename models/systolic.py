@@ -276,10 +276,10 @@ def _stationary_registers(params: SystolicParams, cycles: int) -> tuple[Op, ...]
     encoded, resolved = params.style is Style.ENT, params.style is Style.OPT1
     tag = params.buffers * (params.buffers > 1)  # which tile a vector meets, one hot, travels with it
     return (
-        Op("reg", cycles * (_skew(r) + r * c), params.style.travel_bits(params.moving_bits) + tag),
+        Op("reg", cycles * (gemm.skew(r) + r * c), params.style.travel_bits(params.moving_bits) + tag),
         *((Op("reg", cycles * r, params.style.travel_bits(params.moving_bits)),) if encoded else ()),
         *((Op("reg", cycles, tag),) if encoded and tag else ()),
-        Op("reg", cycles * (2 * _skew(c) + (encoded + resolved) * c), params.acc_bits),
+        Op("reg", cycles * (2 * gemm.skew(c) + (encoded + resolved) * c), params.acc_bits),
         Op("reg", cycles * r * c, params.style.psum_bits(params.acc_bits)),
     )
 
@@ -287,16 +287,11 @@ def _stationary_registers(params: SystolicParams, cycles: int) -> tuple[Op, ...]
 def _output_stationary_registers(params: SystolicParams, cycles: int) -> tuple[Op, ...]:
     r, c = params.rows, params.cols
     registers = (
-        Op("reg", cycles * (r + _skew(r) + r * c), params.style.travel_bits(params.act_bits)),
-        Op("reg", cycles * (c + _skew(c) + r * c), params.weight_bits),
+        Op("reg", cycles * (r + gemm.skew(r) + r * c), params.style.travel_bits(params.act_bits)),
+        Op("reg", cycles * (c + gemm.skew(c) + r * c), params.weight_bits),
         Op("reg", cycles * r * c, params.style.psum_bits(params.acc_bits)),
     )
     return (*registers, Op("reg", cycles * c, params.acc_bits)) if params.style is Style.OPT1 else registers
-
-
-def _skew(lanes: int) -> int:
-    """Registers that delay lane i of a vector by i cycles."""
-    return lanes * (lanes - 1) // 2
 
 
 def _tile_golden(params: SystolicParams, vectors: Ints, held: Ints, psum: Ints) -> Ints:

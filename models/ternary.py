@@ -26,7 +26,6 @@ from models.dot import (
     dot_columns,
     dot_ops,
     held_codes,
-    integers_of,
     packed,
     sample_of,
     tile_codes,
@@ -223,7 +222,7 @@ def weight_format(params: TernaryParams) -> tuple[str, dict[str, Any]]:
 
 def operand(params: TernaryParams, quantized: Any) -> tuple[Ints, Fraction]:
     """W from quantized weights [K, N] whose integers are -1, 0 and 1."""
-    return _trits(params, integers_of("ternary", quantized)), Fraction(1)
+    return _trits(params, gemm.column_integers("ternary", quantized)), Fraction(1)
 
 
 def from_integers(params: TernaryParams, W: NDArray[Any]) -> tuple[Ints, Fraction]:

@@ -409,7 +409,7 @@ def check_range(unit: str, params: Any, **limits: tuple[int, int]) -> None:
     for name, (low, high) in limits.items():
         value = getattr(params, name)
         whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-        rule = f"{unit}: {name} must be a whole number from {low} to {high}"
+        rule = f"{unit}: {name} must be " + (f"{low}" if low == high else f"a whole number from {low} to {high}")
         require(whole and low <= value <= high, f"{rule}, not {value!r}")
         object.__setattr__(params, name, int(value))
 

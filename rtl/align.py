@@ -8,13 +8,12 @@ from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed, unsigne
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
-from models.align import ALIGN_STAGES, EXPONENT_BITS, HALF_BITS, AlignParams
+from models.align import ALIGN_STAGES, EXPONENT_BITS, AlignParams
 from models.bits import Rounding
+from models.floats import HALF_BITS, HALF_DIGITS
 from rtl.emit import shared
 from rtl.floats import unpack_half
 from rtl.stationary import Pipeline
-
-MANTISSA_BITS = 11
 
 
 def streams(params: AlignParams) -> dict[str, Any]:
@@ -81,7 +80,7 @@ class Aligner(Component):
     def _shifted(self, m: Module, pattern: Value, largest: Value) -> Value:
         """The signed integer of one value."""
         negative, exponent, mantissa = unpack_half(m, pattern)
-        spare = self.bits - 1 - MANTISSA_BITS
+        spare = self.bits - 1 - HALF_DIGITS
         """digits that an integer has beyond the mantissa's, or lacks"""
         point = 1 + max(-spare, 0)
         away = Signal(EXPONENT_BITS)

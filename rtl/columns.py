@@ -8,9 +8,9 @@ from amaranth.hdl import Cat, Module, Mux, Shape, Signal, Value, signed, unsigne
 from amaranth.lib import data, stream
 from amaranth.lib.wiring import Component, In, Out
 
-from models.align import HALF_BITS
 from models.bits import Overflow
 from models.columns import Columns
+from models.floats import HALF_BITS
 from rtl.align import Aligner
 from rtl.arith import delay, fit
 from rtl.emit import shared
@@ -79,7 +79,7 @@ def _column(m: Module, unit: Any, columns: Columns, edge: Edge, c: int, terms: l
     entering = unit.i_act.payload.psum[c]
     first = None
     if edge.phase is not None:
-        entering = _kept(m, entering, edge.control.advance & edge.control.taken)
+        entering = delay(m, entering, 1, edge.control.advance & edge.control.taken)
         first = delay(m, edge.phase == 0, columns.stages, advance)
     psum = delay(m, entering, columns.psum_stages, advance)
     if columns.summed:
@@ -89,10 +89,6 @@ def _column(m: Module, unit: Any, columns: Columns, edge: Edge, c: int, terms: l
     m.submodules[f"adder_{c}"] = adder = ResultAdder(_widest(terms), len(terms), columns.acc_bits, columns.overflow)
     m.d.comb += [adder.advance.eq(advance), adder.terms.eq(_packed(terms)), adder.psum.eq(psum)]
     return adder.psum_out
-
-
-def _kept(m: Module, value: Value, enable: Value) -> Value:
-    return delay(m, value, 1, enable)
 
 
 def _total(m: Module, columns: Columns, c: int, terms: list[Value], first: Value | None, advance: Value) -> Value:
@@ -109,7 +105,7 @@ def _float_sum(m: Module, columns: Columns, edge: Edge, c: int, total: Value, ps
     advance, exponent = edge.control.advance, edge.exponent
     assert exponent is not None
     if edge.phase is not None:
-        exponent = _kept(m, exponent, advance & edge.taken)
+        exponent = delay(m, exponent, 1, advance & edge.taken)
     exponent = delay(m, exponent, columns.stages + 1, advance)
     m.submodules[f"rounder_{c}"] = rounder = Rounder(columns.total_bits, columns.act_bits)
     m.submodules[f"adder_{c}"] = adder = SingleAdder()

@@ -76,9 +76,9 @@ def test_bits_and_packing_round_trip():
 
 
 def test_check_codes_names_the_offender():
-    with pytest.raises(InputError, match=r"A: 8 is outside -8\.\.7 \(4 bits\)"):
+    with pytest.raises(InputError, match=r"A.*: 8 is outside -8\.\.7 \(4 bits\)"):
         check_codes("A", np.array([1, 8, -3]), 4)
-    with pytest.raises(InputError, match=r"A: -9 is outside"):
+    with pytest.raises(InputError, match=r"A.*: -9 is outside"):
         check_codes("A", np.array([1, -9]), 4)
     with pytest.raises(InputError, match="integers are needed, not float64"):
         check_codes("A", np.array([1.0]), 4)

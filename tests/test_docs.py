@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("name", ["cycles", "digits"])
+@pytest.mark.parametrize("name", ["cycles", "digits", "fp16"])
 def test_a_computed_table_is_what_its_script_writes(name):
     spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     script = importlib.util.module_from_spec(spec)

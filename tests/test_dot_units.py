@@ -167,7 +167,7 @@ def test_the_2_bits_that_are_no_weight_are_refused(word):
 @pytest.mark.parametrize("word", [-1, 256])
 @pytest.mark.parametrize("packing", list(Packing))
 def test_what_is_no_byte_is_refused(packing, word):
-    with pytest.raises(InputError, match=rf"weight: {word} is outside 0..255"):
+    with pytest.raises(InputError, match=rf"weight.*: {word} is outside 0..255"):
         unpack(packing, np.array([word]))
 
 
@@ -187,7 +187,7 @@ def test_load_beats_beyond_the_format_are_refused():
         traced(ternary, np.ones((1, 5), dtype=int), np.ones((5, 1), dtype=int), lambda words: words * 0 + 243)
     with pytest.raises(InputError, match=r"code 1 stands for no weight"):
         traced(shift, np.ones((1, 2), dtype=int), np.ones((2, 1), dtype=int), lambda words: words * 0 + 1)
-    with pytest.raises(InputError, match=r"weight: 16 is outside 0..15"):
+    with pytest.raises(InputError, match=r"weight.*: 16 is outside 0..15"):
         traced(shift, np.ones((1, 2), dtype=int), np.ones((2, 1), dtype=int), lambda words: words * 0 + 16)
 
 
@@ -348,7 +348,7 @@ def test_parameters_that_cannot_be_built_are_refused(name, values, message):
         ("shiftlayer", 65, r"W\[1, 0\]: 65 is neither 0 nor a power of two up to 64; nearest: 64"),
         ("shiftlayer", -3, r"W\[1, 0\]: -3 is neither 0 nor a power of two up to 64; nearest: -4"),
         ("shiftlayer", 128, r"W\[1, 0\]: 128 .*; nearest: 64"),
-        ("mixpe", 8, r"W: 8 is outside -8..7 \(4 bits\)"),
+        ("mixpe", 8, r"W.*: 8 is outside -8..7 \(4 bits\)"),
     ],
 )
 def test_weights_beyond_the_format_are_refused(name, value, message):
@@ -371,7 +371,7 @@ def test_zero_points_and_groups_that_the_array_lacks_are_refused():
         unit("mixpe").golden(plain, a, w)
     with pytest.raises(InputError, match="W has groups of 16: the array has group_size=8"):
         unit("mixpe").golden(MixpeParams(rows=8, group_size=8), a, w)
-    with pytest.raises(InputError, match=r"scales: \d+ is outside 0..7 \(3 bits\)"):
+    with pytest.raises(InputError, match=r"scales.*: \d+ is outside 0..7 \(3 bits\)"):
         unit("mixpe").golden(MixpeParams(rows=8, group_size=16, scale_bits=3), a, w)
 
 
@@ -379,7 +379,7 @@ def test_zero_points_and_groups_that_the_array_lacks_are_refused():
 def test_activations_beyond_their_width_are_refused(name):
     params = unit(name).preset("default")
     w = unit(name).from_integers(params, np.ones((3, 2), dtype=int))[0]
-    with pytest.raises(InputError, match=r"A: 128 is outside -128..127 \(8 bits\)"):
+    with pytest.raises(InputError, match=r"A.*: 128 is outside -128..127 \(8 bits\)"):
         unit(name).golden(params, np.full((1, 3), 128), w)
     halves = unit(name).params(act_format="fp16", act_bits=12)
     with pytest.raises(InputError, match=r"A\[0, 1\]: nan is not finite"):

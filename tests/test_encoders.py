@@ -118,7 +118,7 @@ def test_what_an_encoder_cannot_take_is_refused(name):
         unit(name).params(bits=1)
     with pytest.raises(InputError, match=f"{name}: lanes must be a whole number from 1 to 256, not 0"):
         unit(name).params(lanes=0)
-    with pytest.raises(InputError, match=r"X: 128 is outside -128\.\.127"):
+    with pytest.raises(InputError, match=r"X.*: 128 is outside -128\.\.127"):
         unit(name).golden(unit(name).params(), np.array([[128]]))
     for wrong, said in ((np.array([1, 2]), r"a matrix \[M, K\], not an array of shape \(2,\)"), ([[1]], "not list")):
         with pytest.raises(InputError, match=f"X must be .*{said}"):

@@ -5,10 +5,15 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+from amaranth.hdl import Module, signed
+from amaranth.lib.wiring import Component, In, Out
+from amaranth.sim import Simulator
 
+from hwsim.verify import run_rtl
 from models.catalog import unit
 from models.lutgemm import BcqWeights, codes_of, uniform_weights
 from models.unit import InputError
+from rtl.lutgemm import TableBuilder, read
 
 LUTGEMM, SHIFTADD = unit("lutgemm"), unit("shiftadd")
 
@@ -113,21 +118,50 @@ def test_activations_that_are_no_fp16_are_refused_with_their_place(bad):
 
 def test_a_key_longer_than_the_table_is_refused():
     array = LUTGEMM.preset("grouped").array
-    with pytest.raises(InputError, match=r"key: 4 is outside 0\.\.3 \(2 bits\)"):
+    with pytest.raises(InputError, match=r"key.*: 4 is outside 0\.\.3 \(2 bits\)"):
         codes_of(array, np.full((array.rows, array.cols, array.planes), 4))
 
 
+class Lookup(Component):
+    """A table of `mu` activations, built and read by the RTL's own means."""
+
+    def __init__(self, mu, half_table):
+        self.mu, self.half_table, self.table_bits = mu, half_table, 12
+        super().__init__({"act": In(8 * mu), "key": In(mu), "read": Out(signed(16))})
+
+    def elaborate(self, _platform):
+        m = Module()
+        m.submodules.builder = builder = TableBuilder(self.mu, 8, self.half_table, self.table_bits)
+        m.d.comb += builder.act.eq(self.act)
+        m.d.comb += self.read.eq(read(m, builder.table, self.key, self.mu, self.half_table, self.table_bits))
+        return m
+
+
+def looked_up(mu, half_table, x):
+    """What the RTL reads for every key."""
+    top, found = Lookup(mu, half_table), []
+
+    async def bench(context):
+        context.set(top.act, sum((int(v) & 255) << 8 * i for i, v in enumerate(x)))
+        for key in range(1 << mu):
+            context.set(top.key, key)
+            found.append(context.get(top.read))
+
+    simulator = Simulator(top)
+    simulator.add_testbench(bench)
+    simulator.run()
+    return found
+
+
 @pytest.mark.parametrize("mu", range(1, 9))
-def test_the_half_table_mirrors_every_key(mu):
-    """lut[~key] == -lut[key], and the index and sign by which the half table is read, for every key."""
-    x = np.random.default_rng(mu).integers(-128, 128, mu)
-    lut = [sum(int(v) if key >> i & 1 else -int(v) for i, v in enumerate(x)) for key in range(1 << mu)]
-    mask = (1 << (mu - 1)) - 1
-    for key in range(1 << mu):
-        flip = key >> (mu - 1)
-        index = (key & mask) ^ (mask * flip)
-        assert lut[key] == (-lut[index] if flip else lut[index])
-        assert lut[~key & ((1 << mu) - 1)] == -lut[key]
+def test_the_rtls_half_and_full_tables_give_every_key_its_signed_sum(mu):
+    """Every key of both tables, for any activations, the least ones, and the least beside the greatest."""
+    drawn = np.random.default_rng(mu).integers(-128, 128, mu)
+    for x in (drawn, np.full(mu, -128), np.where(np.arange(mu) % 2, 127, -128)):
+        sums = [sum(int(v) if key >> i & 1 else -int(v) for i, v in enumerate(x)) for key in range(1 << mu)]
+        assert looked_up(mu, True, x) == sums
+        assert looked_up(mu, False, x) == sums
+        assert sums == [-s for s in reversed(sums)]
 
 
 @pytest.mark.parametrize("entry", [LUTGEMM, SHIFTADD])
@@ -167,9 +201,14 @@ def test_saturation_happens_once_a_tile():
 
 
 def test_a_negative_power_of_two_term_counts():
-    p = SHIFTADD.params(rows=1, cols=1, mu=1, weight_bits=1, num_terms=2, max_shift=3)
-    w = BcqWeights(codes=np.array([[1]]), scales=np.array([[[7]]]), offsets=np.array([[0]]), group=1)
-    assert SHIFTADD.golden(p, np.array([[5]]), w).item() == 35  # 7 = 8 - 1: without the sign it would be 45
+    w = BcqWeights(codes=np.array([[1]]), scales=np.array([[[7]]]), offsets=np.array([[-3]]), group=1)
+    for scales in ("group", "column", "block"):
+        p = SHIFTADD.params(rows=1, cols=1, mu=1, weight_bits=1, num_terms=2, max_shift=3, scales=scales)
+        beats = SHIFTADD.beats(p, np.array([[5]]), w)
+        # codes 2 (shift + 1), one more where negative: 7 = 8 - 1 and -3 = -4 + 1, whose words enter before or beside
+        assert sorted(np.unique(beats["i_weight"]["scale"]).tolist()) == [2, 3, 7, 8]
+        # through the RTL: without the sign of a residual term it would be (9 + 5) * 5
+        assert run_rtl(p, (np.array([[5]]), w)).output.item() == (7 - 3) * 5
 
 
 @pytest.mark.parametrize(
@@ -182,7 +221,7 @@ def test_a_negative_power_of_two_term_counts():
         ({"readers": 6}, r"readers must be the read-accumulate units of a column \(4\) times .* not 6; nearest: 4"),
         ({"serial": True, "readers": 3}, r"a column \(1\) times a divisor of cols, not 3; nearest: [24]"),
         ({"act_format": "fp16", "acc_bits": 24}, "act_format=fp16 sums in single precision and needs acc_bits=32"),
-        ({"act_format": "fp16", "overflow": "saturate"}, "needs overflow=wrap: an infinity is what"),
+        ({"act_format": "fp16", "overflow": "saturate"}, "needs overflow=wrap, since those neither wrap nor"),
         ({"act_format": "fp8"}, "act_format='fp8' is unknown; one of: fp16, int"),
     ],
 )
@@ -209,7 +248,7 @@ def test_scales_that_the_words_cannot_hold_are_refused():
     codes = np.array([[1]])
     big = BcqWeights(codes=codes, scales=np.array([[[11]]]), offsets=np.array([[0]]), group=1)
     a = np.array([[1]])
-    with pytest.raises(InputError, match="scales: 11 is outside"):
+    with pytest.raises(InputError, match=r"scales.*: 11 is outside"):
         LUTGEMM.golden(LUTGEMM.params(weight_bits=1, scale_bits=4), a, big)
     with pytest.raises(InputError, match="11 is not a sum of 2 signed powers of two"):
         SHIFTADD.golden(SHIFTADD.params(weight_bits=1, num_terms=2), a, big)
@@ -234,7 +273,7 @@ def test_weights_of_any_integer_type_compute_the_same():
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"group": 0}, "group must be at least 1, not 0"),
+        ({"group": 0}, "group must be a whole number of at least 1, not 0"),
         ({"codes": np.array([[1.0]])}, "codes: integers with 2 axes are needed, not float64"),
         ({"codes": np.array([1])}, r"codes: integers with 2 axes are needed, not int64 \(1,\)"),
         ({"scales": np.array([[[1], [2]]])}, r"scales are \(1, 2, 1\), not \[planes, 1, 1\]"),

@@ -1,5 +1,7 @@
 """Counted operations against the hardware itself: registers against the flip-flops that synthesis finds."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 
@@ -257,3 +259,111 @@ def test_opt2_writes_every_data_register_once_a_cycle(act_bits):
     one, two = (register_bits(unit("opt2").ops(p, M=m, K=4, N=2)) for m in (1, 2))
     control = counter_bits(p.rows - 1) + 1 + p.geometry.latency
     assert flip_flops(p, "opt2") == two - one + p.rows * p.cols * p.weight_bits + control
+
+
+LOOK = {"rows": 2, "cols": 2, "mu": 2, "weight_bits": 3, "act_bits": 4, "acc_bits": 20}
+COLUMN = {"rows": 4, "cols": 2, "act_bits": 4, "acc_bits": 20}
+# Of M=3, K=10, N=5 by tiles of 4 by 2: 3 folds over K, 3 over N, 150 products, 45 outputs of a tile, 27 vectors; and
+# with look-up tables of 2 activations 45 tables and 225 reads (3 planes). By hand: (kind, bits, bits2) -> count.
+COUNTED = [
+    (
+        "lutgemm",
+        LOOK | {"scale_bits": 5},
+        # a table: one addition for its first entry, one for the other; its reads and the activations' sum; 4 words
+        {("add", 6, 0): 90, ("mux", 5, 2): 225, ("add", 7, 0): 270, ("mul", 7, 5): 180, ("add", 20, 0): 180},
+    ),
+    (
+        "lutgemm",
+        LOOK | {"scale_bits": 5, "serial": True},
+        {("add", 6, 0): 90, ("mux", 5, 2): 225, ("add", 7, 0): 270, ("mul", 7, 5): 180, ("add", 20, 0): 45}
+        | {("mux", 2, 3): 225, ("add", 13, 0): 180},
+    ),
+    (
+        "lutgemm",
+        LOOK | {"scale_bits": 5, "act_bits": 6, "acc_bits": 32, "act_format": "fp16"},
+        # aligning a vector of 4: 3 comparisons and 4 differences of exponents, 4 shifts, 4 roundings
+        {("add", 5, 0): 27 * 7, ("shift", 12, 31): 108, ("add", 6, 0): 108, ("add", 8, 0): 90, ("mux", 7, 2): 225}
+        | {("add", 9, 0): 270, ("mul", 9, 5): 180, ("add", 15, 0): 135, ("shift", 15, 15): 45, ("fadd", 32, 0): 45},
+    ),
+    (
+        "shiftadd",
+        LOOK | {"num_terms": 2, "max_shift": 3},
+        {("add", 6, 0): 90, ("mux", 5, 2): 225, ("add", 7, 0): 270, ("add", 20, 0): 180}
+        | {("shift", 11, 3): 360, ("add", 11, 0): 180},
+    ),
+    (
+        "shiftadd",
+        LOOK | {"num_terms": 2, "max_shift": 3, "scales": "column"},
+        # 30 activations by 4 words for each of 3 folds over N; tables for each plane; z summed once a vector
+        {("shift", 9, 3): 720, ("add", 9, 0): 360, ("add", 10, 0): 270, ("mux", 9, 2): 225, ("add", 12, 0): 225}
+        | {("add", 11, 0): 90, ("add", 20, 0): 90},
+    ),
+    (
+        "tmac",
+        {"rows": 2, "cols": 2, "weight_bits": 3, "act_bits": 4, "acc_bits": 20, "table_bits": None},
+        # tiles of 8 by 2, tables of 4 activations: 27 tables, 135 reads, 30 outputs of a tile
+        {("add", 7, 0): 270, ("add", 8, 0): 162, ("mux", 7, 8): 135, ("add", 10, 0): 90, ("add", 20, 0): 60},
+    ),
+    (
+        "mixpe",
+        COLUMN | {"weight_bits": 3, "scale_bits": 5},
+        # 2 additions a product and 63 of the activations' sums; 105 of the trees and 45 of zero points
+        {("mux", 4, 2): 450, ("add", 7, 0): 363, ("add", 9, 0): 150, ("mul", 7, 3): 45, ("mul", 9, 5): 45}
+        | {("add", 20, 0): 45},
+    ),
+    (
+        "ternary",
+        COLUMN,
+        # 15 bytes, 3 additions for each of 4 digits
+        {("mux", 4, 3): 150, ("csa", 1, 0): 150, ("add", 4, 0): 45, ("add", 5, 0): 45, ("add", 7, 0): 45 + 105}
+        | {("add", 8, 0): 45, ("add", 20, 0): 45},
+    ),
+    (
+        "ternary",
+        COLUMN | {"packing": "two"},
+        {("mux", 4, 3): 150, ("csa", 1, 0): 150, ("add", 7, 0): 105, ("add", 20, 0): 45},
+    ),
+    ("additive", COLUMN, {("mux", 4, 2): 150, ("csa", 1, 0): 150, ("add", 7, 0): 105, ("add", 20, 0): 45}),
+    (
+        "shiftlayer",
+        COLUMN | {"weight_bits": 3},
+        {("shift", 6, 2): 150, ("mux", 6, 2): 150, ("csa", 1, 0): 150, ("add", 9, 0): 105, ("add", 20, 0): 45},
+    ),
+    (
+        "bipolar",
+        COLUMN | {"weight_bits": 3},
+        # 12 pairs of planes; 7 sums and 3 negations for each of 9 rows of activations that enter
+        {("mux", 1, 2): 1800, ("csa", 1, 0): 1800, ("add", 10, 0): 585, ("add", 7, 0): 117, ("add", 20, 0): 90},
+    ),
+    (
+        "dequant",
+        COLUMN | {"weight_bits": 3, "scale_bits": 2},
+        {("add", 4, 0): 50, ("mul", 4, 2): 50, ("mul", 4, 6): 150, ("add", 20, 0): 150},
+    ),
+    ("fpmac", {"rows": 4, "cols": 2}, {("shift", 11, 10): 90 + 50, ("fmul", 16, 16): 150, ("fadd", 32, 0): 150}),
+]
+
+
+@pytest.mark.parametrize("name, values, expected", COUNTED)
+def test_arithmetic_is_counted_as_by_hand(name, values, expected):
+    counted = Counter()
+    for op in unit(name).ops(unit(name).params(**values), M=3, K=10, N=5):
+        if op.kind != "reg":
+            counted[op.kind, op.bits, op.bits2] += op.count
+    assert counted == expected
+
+
+@pytest.mark.parametrize("name", ["lutgemm", "shiftadd", "tmac", "mixpe", "bipolar"])
+def test_what_columns_share_is_counted_once_for_all_of_them(name):
+    """The edge's work is that of one column as long as one tile of columns holds all outputs, and doubles after."""
+    p = unit(name).params(cols=4)
+    one, all_, more = (
+        Counter(
+            {(op.kind, op.bits, op.bits2): op.count for op in unit(name).ops(p, M=6, K=64, N=n) if op.kind != "reg"}
+        )
+        for n in (1, 4, 8)
+    )
+    edge = [key for key in one if all_[key] == one[key]]
+    assert edge
+    assert all(more[key] == 2 * one[key] for key in edge)
+    assert all(more[key] == 8 * one[key] or more[key] > all_[key] for key in one.keys() - set(edge))

@@ -115,7 +115,7 @@ def test_impossible_parameters_are_refused(values, message):
 
 def test_operands_outside_their_width_are_refused():
     p = SYSTOLIC.params(act_bits=4)
-    with pytest.raises(InputError, match="A: 8 is outside"):
+    with pytest.raises(InputError, match=r"A.*: 8 is outside"):
         SYSTOLIC.golden(p, np.array([[8]]), np.array([[1]]))
     with pytest.raises(InputError, match="convention is rtl or scalesim, not 'x'"):
         SYSTOLIC.timing(p, M=1, K=1, N=1, convention="x")

@@ -287,9 +287,9 @@ def test_parameters_are_refused(change, message):
 
 def test_operands_are_refused():
     p, a = TMAC.params(), np.zeros((1, 4), dtype=np.int64)
-    with pytest.raises(InputError, match=r"W: 8 is outside -8\.\.7"):
+    with pytest.raises(InputError, match=r"W.*: 8 is outside -8\.\.7"):
         TMAC.golden(p, a, np.full((4, 1), 8))
-    with pytest.raises(InputError, match=r"A: 128 is outside"):
+    with pytest.raises(InputError, match=r"A.*: 128 is outside"):
         TMAC.golden(p, a + 128, np.zeros((4, 1), dtype=np.int64))
     with pytest.raises(InputError, match="1"):
         TMAC.weight_format(TMAC.params(weight_bits=1))
