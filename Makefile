@@ -29,7 +29,8 @@ docs: demo
 	$(BIN)/hwsim report results/quickstart/store.sqlite --picture docs/quickstart-pareto.svg
 	$(BIN)/python docs/cycles.py > docs/cycles.md
 	$(BIN)/python docs/digits.py > docs/digits.md
-	$(BIN)/hwsim compare --family integer --out docs/integer
+	$(BIN)/python docs/fp16.py > docs/fp16.md
+	for family in integer lut shiftadd; do $(BIN)/hwsim compare --family $$family --out docs/$$family || exit; done
 	$(BIN)/python -m benchmarks --markdown docs/benchmarks.md
 
 lint: .venv
