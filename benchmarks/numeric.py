@@ -74,7 +74,8 @@ def low_bit(size: int = 1024, rounds: int = 9) -> list[Result]:
     """Goldens of the low-bit engines' designs of at most 4 weight bits, as `hwsim compare` lays them side by side.
 
     Weights of the greatest width up to 4 that the engine holds. INT8 activations, or FP16 ones (a float32 matmul of
-    the same values beside them). Exact engines are held against float64, the others to 2 % of the largest output.
+    the same values beside them). Exact engines are held against float64, the others to 2 % of the largest output;
+    T-MAC's averages, which have a bias, to a quarter.
     """
     results = []
     for entry in of_families("lut", "shiftadd"):
@@ -84,7 +85,8 @@ def low_bit(size: int = 1024, rounds: int = 9) -> list[Result]:
             got, want = entry.golden(params, a, operand), a.astype(np.float64) @ w.astype(np.float64)
             error = np.abs(in_units(got, worth) - want).max()
             exact = not is_float(params) and getattr(params, "table_bits", None) is None
-            confirm(error == 0 if exact else error <= 0.02 * np.abs(want).max(), f"low-bit {style}: output")
+            share = 0 if exact else 0.25 if getattr(params, "aggregation", None) == "fast" else 0.02
+            confirm(error <= share * np.abs(want).max(), f"low-bit {style}: output")
             golden = partial(entry.golden, params, a, operand)
             times = alternate(golden, float32_matmul(a.astype(np.float32), w), rounds)
             what = f"{style} golden {size}x{size}x{size} W{params.weight_bits}"

@@ -182,7 +182,7 @@ def _study_entries(
     """What the store says of the study. The command leaves out what cannot change a result."""
     command = ["hwsim", "sweep", study_file.as_posix(), *(["--liberty", liberty.as_posix()] if liberty else [])]
     return {
-        "study": study.model_dump(mode="json", by_alias=True),
+        "study": study.model_dump(mode="json", by_alias=True, exclude_none=True),
         # a name that is no UTF-8 reaches Python as lone surrogates, which no file takes
         "command": os.fsencode(shlex.join(command)).decode("utf-8", "replace"),
         "versions": made_of,
@@ -199,7 +199,7 @@ def _write_outputs(
     rows: Sequence[Row],
 ) -> None:
     config = {
-        "study": study.model_dump(mode="json", by_alias=True),
+        "study": study.model_dump(mode="json", by_alias=True, exclude_none=True),
         "versions": made_of,
         "points": [
             {"key": key, "label": point.label, **point.as_dict(), "resolved": resolved[key]}

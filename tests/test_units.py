@@ -65,7 +65,7 @@ def random_params(draw, name):
     only_fp16 = "act_format" in fields and not takes(name, act_format="int")
     fp16 = only_fp16 or values.get("act_format") == "fp16"
     values |= {field: value for field, value in FP16.items() if fp16 and field in fields}
-    values |= {"rounding": "nearest_even"} if "act_format" in fields and not fp16 else {}
+    values |= {"rounding": "nearest_even"} if "rounding" in fields and "act_format" in fields and not fp16 else {}
     for field in ("weight_bits", "act_bits", "scale_bits"):
         if field in fields:
             values[field] = draw(st.sampled_from(taken(name, field, fp16)))
