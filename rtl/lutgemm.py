@@ -147,7 +147,8 @@ class RacPe(Component):
             with m.If(self.load):
                 m.d.sync += held.eq(entering)
             entering = held
-            key = held.word_select(self.plane, array.mu) if self.planes > 1 else held
+            keys = [held.word_select(i, array.mu) for i in range(self.planes)]
+            key = pick(keys, self.plane) if self.planes > 1 else held
             table = self.tables.word_select(r, array.packed_bits)
             reads.append(read(m, table, key, array.mu, array.half_table, array.table_bits))
         with m.If(self.advance):
@@ -165,6 +166,11 @@ def read(m: Module, table: Value, key: Value, mu: int, half_table: bool, table_b
     entry = Signal(table_bits)
     m.d.comb += entry.eq(Cat(table[0], entries[index] if mu > 1 else entries[0]))
     return (entry ^ flip.replicate(table_bits)).as_signed() + flip
+
+
+def pick(values: list[Value], index: Value) -> Value:
+    """The value of that index; the last one for those beyond, so that every index has one."""
+    return Array([*values, *[values[-1]] * ((1 << len(index)) - len(values))])[index]
 
 
 def entry_of(table: Value, index: int, table_bits: int) -> Value:
@@ -255,7 +261,7 @@ def _words(m: Module, unit: Any, edge: Edge, column: int) -> list[Value]:
     if edge.phase is None:
         return words
     phase = delay(m, edge.phase, 2, edge.control.advance)
-    return [Array(words[:-1])[phase], Mux(phase == 0, words[-1], 0)]
+    return [pick(words[:-1], phase), Mux(phase == 0, words[-1], 0)]
 
 
 def _scaled(m: Module, scaler: Any, name: str, edge: Edge, total: Value, word: Value) -> Value:

@@ -132,19 +132,16 @@ def test_a_ready_that_is_slower_than_it_must_be_is_found(monkeypatch):
 
 
 def test_a_dropped_mirror_sign_is_found(monkeypatch):
-    def unsigned_read(m, array, table, key):
-        whole = honest(m, array, table, key)
-        return whole if not array.half_table else abs(whole)
-
-    honest = rtl.lutgemm._read
-    monkeypatch.setattr(rtl.lutgemm, "_read", unsigned_read)
+    honest = rtl.lutgemm.read
+    monkeypatch.setattr(rtl.lutgemm, "read", lambda *arguments: abs(honest(*arguments)))
     assert findings(unit("lutgemm").preset("default"))
 
 
 def test_a_dropped_sign_of_a_power_of_two_term_is_found(monkeypatch):
-    honest = rtl.shiftadd._term
-    monkeypatch.setattr(rtl.shiftadd, "_term", lambda m, p, value, code: honest(m, p, value, code & ~1))
+    honest = rtl.shiftadd.Shifter._term
+    monkeypatch.setattr(rtl.shiftadd.Shifter, "_term", lambda self, m, code: honest(self, m, code & ~1))
     assert findings(unit("shiftadd").preset("three-terms"))
+    assert findings(unit("shiftadd").preset("column"))
 
 
 def test_a_wrong_cycle_count_is_found(monkeypatch):
