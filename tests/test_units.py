@@ -24,7 +24,7 @@ SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
 def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
     report = verify(unit(name).preset(preset), cases=5 if preset == "default" else 40, seed=7)
     assert report.findings == ()
-    assert report.cycles > 60
+    assert report.cycles > (60 if preset == "default" else 250)
     assert report.values > 40
 
 
