@@ -171,8 +171,8 @@ def hard_pairs(rng, count):
     b = np.where(kind == 5, (a & (1 << 31)) | (254 - (gap & 1)) << 23 | frac, b)
     b = np.where(kind == 6, b & (1 << 31), b)
     b = b & 0xFFFFFFFF
-    whole = lambda x: np.where((x >> 23 & 255) == 255, (x & 0xFF800000), x)  # noqa: E731  NaN becomes infinity
-    a, b = whole(a), whole(b)
+    # NaN becomes infinity
+    a, b = (np.where((x >> 23 & 255) == 255, x & 0xFF800000, x) for x in (a, b))
     opposite = ((a ^ b) == 1 << 31) & ((a >> 23 & 255) == 255)
     return np.where(opposite, 0, a), b
 
