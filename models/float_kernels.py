@@ -8,7 +8,7 @@ import numba
 import numpy as np
 
 from models.floats import Singles
-from models.gemm_kernels import COLUMNS, ROWS, STEPS, compiled
+from models.gemm_kernels import COLUMNS, ROWS, STEPS, compiled, zero_filled
 
 
 def ordered_matmul(a: Singles, w: Singles, start: Singles) -> Singles:
@@ -19,17 +19,10 @@ def ordered_matmul(a: Singles, w: Singles, start: Singles) -> Singles:
     """
     (m, k), n = a.shape, w.shape[1]
     full_m, full_k, full_n = (-(-size // step) * step for size, step in ((m, ROWS), (k, STEPS), (n, COLUMNS)))
-    panels = filled(w, full_k, full_n).reshape(full_k, full_n // COLUMNS, COLUMNS).transpose(1, 0, 2)
-    out = filled(start, full_m, full_n)
-    _add_panels(filled(a, full_m, full_k), np.ascontiguousarray(panels).reshape(full_n // COLUMNS, -1), out)
+    panels = zero_filled(w, full_k, full_n).reshape(full_k, full_n // COLUMNS, COLUMNS).transpose(1, 0, 2)
+    out = zero_filled(start, full_m, full_n)
+    _add_panels(zero_filled(a, full_m, full_k), np.ascontiguousarray(panels).reshape(full_n // COLUMNS, -1), out)
     return out[:m, :n]
-
-
-def filled(x: Singles, rows: int, cols: int) -> Singles:
-    """A contiguous copy of `x` with zeros behind it."""
-    full = np.zeros((rows, cols), dtype=np.float32)
-    full[: x.shape[0], : x.shape[1]] = x
-    return full
 
 
 @compiled(parallel=True)

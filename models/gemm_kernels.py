@@ -50,13 +50,13 @@ def saturating_matmul(
     # K in whole blocks: a sum is limited where its block ends
     tiles = ((m_size, ROWS), (k_size, max(STEPS, block)), (n_size, COLUMNS))
     m, k, n = (-(-size // step) * step for size, step in tiles)
-    panels = _filled(w, k, n).reshape(k, n // COLUMNS, COLUMNS).transpose(1, 0, 2).reshape(n // COLUMNS, -1)
-    out = _filled(start, m, n)
-    _add_panels(_filled(a, m, k), np.ascontiguousarray(panels), out, low, high, block)
+    panels = zero_filled(w, k, n).reshape(k, n // COLUMNS, COLUMNS).transpose(1, 0, 2).reshape(n // COLUMNS, -1)
+    out = zero_filled(start, m, n)
+    _add_panels(zero_filled(a, m, k), np.ascontiguousarray(panels), out, low, high, block)
     return out[:m_size, :n_size]
 
 
-def _filled(x: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
+def zero_filled(x: NDArray[Any], rows: int, cols: int) -> NDArray[Any]:
     """A contiguous copy of `x` with zeros behind it."""
     full = np.zeros((rows, cols), dtype=x.dtype)
     full[: x.shape[0], : x.shape[1]] = x
@@ -67,7 +67,7 @@ def _filled_blocks(x: NDArray[Any], axis: int, block: int, filled: int) -> NDArr
     """`x` with zeros behind each `block` of rows (columns, with axis 1), up to `filled` of them."""
     blocks, sizes = -(-x.shape[axis] // block), list(x.shape)
     sizes[axis] = blocks * block
-    split = _filled(x, *sizes).reshape(*sizes[:axis], blocks, block, *sizes[axis + 1 :])
+    split = zero_filled(x, *sizes).reshape(*sizes[:axis], blocks, block, *sizes[axis + 1 :])
     full = np.pad(split, [(0, (filled - block) * (i == axis + 1)) for i in range(3)])
     sizes[axis] = blocks * filled
     return full.reshape(sizes)
