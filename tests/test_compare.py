@@ -394,7 +394,7 @@ def synthesised_for_real(monkeypatch, tmp_path, family_name, designs):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family_name", ["integer", "lut"])
+@pytest.mark.parametrize("family_name", ["integer", "lut", "shiftadd"])
 def test_the_written_comparisons_are_of_the_present_rtl(family_name):
     """The last design of each unit and style; else: hwsim compare --family F --out docs/F."""
     with (Path(__file__).parent.parent / "docs" / f"{family_name}.csv").open() as file:
