@@ -3,8 +3,31 @@
     q = get_format("int4", group=128).quantize(x, axis=-1)
     q.codes, q.scales, q.dequantize(), q.bits_per_value
 
-A format is a frozen dataclass of its options with the functions of `Format`; `FORMATS` gives it a name. Here are the
-integers and FP16; binary code is in models/formats_bcq.py, powers of two are in models/formats_pot.py.
+A format is a frozen dataclass of its options with the functions of `Format`; `FORMATS` gives it a name. Bits per value
+below are those of 4096 x 4096 values along either axis with the options as they are, scales counted:
+
+    name          bits     values                                                         file
+    int2..int8    b+0.004  uniform integers, symmetric or not, groups, whole scales       here
+    fp8_e4m3      8.004    E4M3 or E5M2 times a real scale of the array,                  models/formats_fp.py
+    fp8_e5m2      8.004    a slice or a group
+    mxfp4         4.25     E2M1 in blocks of 32, the scale a power of two                 models/formats_fp.py
+    mxfp6_e2m3    6.25     E2M3, as above
+    mxfp6_e3m2    6.25     E3M2
+    mxfp8_e4m3    8.25     E4M3
+    mxfp8_e5m2    8.25     E5M2
+    mxint8        8.25     8-bit integers / 64
+    nvfp4         4.50     E2M1 in blocks of 16, E4M3 scales, a scale of the array        models/formats_fp.py
+    fp4_ue5m3     4.50     E2M1 in blocks of 16, unsigned E5M3 scales                     models/formats_fp.py
+    bcq           4.016    sums of scaled bit planes                                      models/formats_bcq.py
+    pot           5.004    one signed power of two                                        models/formats_pot.py
+    apot          4.004    sums of powers of two                                          models/formats_pot.py
+    ternary       1.6      -1, 0, 1 times the mean magnitude                              here
+    binary        1.004    -1, 1 times the mean magnitude                                 here
+    bipolar       4.004    odd integers                                                   here
+    twinlog       4.020    logarithms of both signs' magnitudes                           models/formats_twinlog.py
+    codebook      4.004    pairs of values from 256 learned ones                          models/formats_codebook.py
+    lattice       4.000    whole combinations of a learned basis, 8 values each           models/formats_codebook.py
+    fp16          16       IEEE 754 half precision                                        here
 """
 
 from __future__ import annotations
@@ -19,10 +42,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from models.bits import Rounding, round_to_int, signed_range, unsigned_range
+from models.bits import Rounding, signed_range, unsigned_range
 from models.formats_bcq import BcqFormat, signs_of, uniform_as_bcq
+from models.formats_codebook import CodebookFormat, LatticeFormat
+from models.formats_fp import Fp4Ue5m3Format, Fp8Format, MxFormat, Nvfp4Format
 from models.formats_pot import ApotFormat, PotFormat, apot_levels, nearest_pot, pot_terms
+from models.formats_twinlog import TwinlogFormat
+from models.minifloats import decode, encode
 from models.quantized import (
+    INT_ROUNDINGS,
     LARGEST,
     SCALE_BITS,
     Floats,
@@ -32,17 +60,23 @@ from models.quantized import (
     checked,
     column_wise,
     columns,
+    extremes,
+    from_rows,
     group_size,
     is_whole,
-    join,
+    noise_for,
     positive,
     require_clip,
     require_group,
+    require_rounding,
     require_truth,
+    require_within,
+    rounded,
+    rows_of,
+    runs,
     scaled_values,
-    split,
 )
-from models.unit import InputError, nearest, require
+from models.unit import Ints, nearest, require
 
 __all__ = [
     "FORMATS",
@@ -52,13 +86,22 @@ __all__ = [
     "BcqFormat",
     "BinaryFormat",
     "BipolarFormat",
+    "CodebookFormat",
     "Format",
+    "Fp4Ue5m3Format",
+    "Fp8Format",
     "Fp16Format",
     "IntFormat",
+    "LatticeFormat",
+    "MxFormat",
+    "Nvfp4Format",
     "PotFormat",
     "Quantized",
     "TernaryFormat",
+    "TwinlogFormat",
     "apot_levels",
+    "decode",
+    "encode",
     "get_format",
     "nearest_pot",
     "pot_terms",
@@ -88,8 +131,9 @@ class IntFormat:
     ones in [0, 2^b-1] and then x must not be negative. Asymmetric: the range [clip * min(x, 0), clip * max(x, 0)] is
     divided into 2^b - 1 steps, zero point = round(-low / s) + lowest code, code = round(x / s) + zero point; zero is
     exact. A group of zeros has scale 1. Codes outside the range saturate (only `clip`, -2^(b-1) of rounding and scales
-    that were rounded down lead there). Quotients are formed in float64, then rounded as `rounding` says; zero points
-    round to nearest even and saturate as codes do.
+    that were rounded down lead there). Quotients are formed in float64, then rounded as `rounding` says: nearest_even,
+    nearest_away, floor, truncate (or toward_zero), or stochastic with `rng`, a seed (the same draws at every call) or a
+    numpy Generator. Zero points round to nearest even and saturate as codes do.
 
     Hardware scales: with `scale_bits`, 1 to 16, the groups' scales are the integers 1 to 2^scale_bits - 1 nearest to
     them in units of one real `step` in each slice along the other axes, the best of 16 in one octave by the scales'
@@ -102,16 +146,16 @@ class IntFormat:
     group: int | None = None
     symmetric: bool = True
     signed: bool = True
-    rounding: Rounding = Rounding.NEAREST_EVEN
+    rounding: str = Rounding.NEAREST_EVEN
     clip: float = 1.0
     scale_bits: int | None = None
+    rng: int | np.random.Generator | None = None
 
     def __post_init__(self) -> None:
         require(is_whole(self.bits, 2, 16), f"int format: bits={self.bits!r} must be a whole number from 2 to 16")
         require_truth("int format: symmetric", self.symmetric)
         require_truth("int format: signed", self.signed)
-        modes = [mode.value for mode in Rounding]
-        require(self.rounding in modes, f"int format: rounding={self.rounding!r}; {nearest(str(self.rounding), modes)}")
+        require_rounding("int format", self.rounding, self.rng, INT_ROUNDINGS)
         require_group(self.group)
         require_clip(self.clip)
         rule = "must be a whole number from 1 to 16"
@@ -129,45 +173,55 @@ class IntFormat:
             least = float(values.min())
             require(least >= 0.0, f"int format: {least} has no unsigned symmetric code; take symmetric=False")
         group = group_size(values.shape[axis], self.group)
-        parts = split(values, axis, group)
-        low = np.minimum(parts.min(axis=1, keepdims=True), 0.0) * self.clip
-        numbers, step = self._units(self._real_scales(parts, low))
+        rows = rows_of(values, axis)
+        blocks = rows.reshape(-1, group)
+        low, high = (end.reshape(len(rows), -1) for end in extremes(blocks))
+        numbers, step = self._units(self._real_scales(low, high))
         scale = numbers * step
-        zero = np.zeros(scale.shape) if self.symmetric else self._zero_points(low / scale)
-        codes = np.clip(round_to_int(parts / scale, self.rounding) + zero, *self.code_range)
-        whole = partial(join, like=values, axis=axis)
-        long = (values.shape[axis], -1)
-        steps = whole(step[:, 0])
+        zero = np.zeros(scale.shape) if self.symmetric else self._zero_points(np.minimum(low, 0.0) * self.clip / scale)
+        codes = self._codes(blocks, scale.reshape(-1, 1), zero.reshape(-1, 1))
+        whole = partial(from_rows, like=values, axis=axis)
+        joined, steps = whole(codes), whole(step)
+        offsets = None if self.symmetric else whole(zero).astype(np.int64)
+        plain = self.symmetric and self.scale_bits is None
         return Quantized(
             format=self,
-            codes=whole(codes.reshape(long)).astype(np.int64),
-            scales=whole(scale[:, 0]),
-            offsets=None if self.symmetric else whole(zero[:, 0]).astype(np.int64),
+            codes=joined,
+            scales=whole(scale),
+            offsets=offsets,
             axis=axis,
             group=group,
-            integers=whole((numbers * (codes - zero)).reshape(long)).astype(np.int64),
+            integers=joined if plain else whole(_integers(codes, numbers.reshape(-1, 1), zero.reshape(-1, 1))),
             step=steps if steps.shape[axis] == 1 else np.repeat(steps, group, axis),
-            scale_codes=None if self.scale_bits is None else whole(numbers[:, 0]).astype(np.int64),
+            scale_codes=None if self.scale_bits is None else whole(numbers).astype(np.int64),
         )
 
-    def _real_scales(self, parts: Floats, low: Floats) -> Floats:
-        """[G, 1, rest], 0 for groups of zeros; `low` is where the range of asymmetric codes begins."""
+    def _real_scales(self, low: Floats, high: Floats) -> Floats:
+        """[R, G] of the least and greatest values, 0 for groups of zeros."""
         if self.symmetric:
-            amax: Floats = np.abs(parts).max(axis=1, keepdims=True)
-            return amax * self.clip / self.code_range[1]
-        high: Floats = np.maximum(parts.max(axis=1, keepdims=True), 0.0)
-        return (high * self.clip - low) / ((1 << self.bits) - 1)
+            return np.maximum(high, -low) * self.clip / self.code_range[1]
+        return (np.maximum(high, 0.0) * self.clip - np.minimum(low, 0.0) * self.clip) / ((1 << self.bits) - 1)
 
     def _units(self, scales: Floats) -> tuple[Floats, Floats]:
-        """Scales [G, 1, rest] as whole numbers of that shape and a step [G, 1, rest] or, shared, [1, 1, rest]."""
+        """Scales [R, G] as whole numbers of that shape and a step [R, G] or, shared, [R, 1]."""
         if self.scale_bits is None:
             return np.ones(scales.shape), positive(scales)
         return _whole_scales(scales, (1 << self.scale_bits) - 1)
 
     def _zero_points(self, low: Floats) -> Floats:
-        """Of ranges that begin at `low` scales below zero."""
+        """Of ranges that begin at `low` scales."""
         points: Floats = np.clip(np.rint(-low) + self.code_range[0], *self.code_range)
         return points
+
+    def _codes(self, blocks: Floats, scale: Floats, zero: Floats) -> Ints:
+        """Codes [B, g] of blocks [B, g] with scales and zero points [B, 1]."""
+        noise = noise_for(self.rounding, self.rng, blocks.shape)
+        codes = np.empty(blocks.shape, dtype=np.int64)
+        for run in runs(*blocks.shape):
+            whole = rounded(blocks[run] / scale[run], self.rounding, None if noise is None else noise[run])
+            whole += zero[run]
+            codes[run] = np.clip(whole, *self.code_range, out=whole)
+        return codes
 
     def values(self, q: Quantized) -> Floats:
         return scaled_values(q)
@@ -181,17 +235,24 @@ class IntFormat:
 
 
 def _whole_scales(scales: Floats, largest: int) -> tuple[Floats, Floats]:
-    """Scales [G, 1, rest] as whole numbers 1 to `largest` of that shape times a step [1, 1, rest]."""
+    """Scales [R, G] as whole numbers 1 to `largest` of that shape times a step [R, 1]."""
 
-    def rounded(units: Floats) -> Floats:
+    def rounded_scales(units: Floats) -> Floats:
         # a group of zeros fits every scale
         return np.where(units == 0.0, 0.0, np.clip(np.rint(units), 1, largest))
 
-    real = scales[:, 0]
-    step = best_step(real, positive(real.max(axis=0) / largest), rounded)
+    real = np.ascontiguousarray(scales.T)
+    step = best_step(real, positive(real.max(axis=0) / largest), rounded_scales)
     numbers = np.clip(np.rint(real / step), 1, largest).astype(np.int64)
     common = np.gcd.reduce(numbers, axis=0)
-    return (numbers // common).astype(np.float64)[:, None], (step * common)[None, None]
+    return (numbers // common).astype(np.float64).T, (step * common)[:, None]
+
+
+def _integers(codes: Ints, numbers: Floats, zero: Floats) -> Ints:
+    """numbers * (codes - zero) of codes [B, g] with whole scales and zero points [B, 1]."""
+    integers = codes - zero.astype(np.int64)
+    integers *= numbers.astype(np.int64)
+    return integers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -311,10 +372,7 @@ class Fp16Format:
 
     def quantize(self, x: ArrayLike, axis: int = -1) -> Quantized:
         values, axis = checked(x, axis)
-        bad = np.abs(values) > np.finfo(np.float16).max
-        if bad.any():
-            place = tuple(int(i) for i in np.argwhere(bad)[0])
-            raise InputError(f"fp16: {values[place]} at index {place} is beyond the largest magnitude; nearest: 65504")
+        require_within("fp16", values, float(np.finfo(np.float16).max))
         return Quantized(
             format=self,
             codes=values.astype(np.float16).view(np.uint16).astype(np.int64),
@@ -333,12 +391,25 @@ class Fp16Format:
 
 FORMATS: Mapping[str, partial[Any]] = {
     **{f"int{bits}": partial(IntFormat, bits=bits) for bits in range(2, 9)},
-    "ternary": partial(TernaryFormat),
-    "binary": partial(BinaryFormat),
-    "bipolar": partial(BipolarFormat),
-    "fp16": partial(Fp16Format),
+    "fp8_e4m3": partial(Fp8Format, element="e4m3"),
+    "fp8_e5m2": partial(Fp8Format, element="e5m2"),
+    "mxfp4": partial(MxFormat, element="e2m1"),
+    "mxfp6_e2m3": partial(MxFormat, element="e2m3"),
+    "mxfp6_e3m2": partial(MxFormat, element="e3m2"),
+    "mxfp8_e4m3": partial(MxFormat, element="e4m3"),
+    "mxfp8_e5m2": partial(MxFormat, element="e5m2"),
+    "mxint8": partial(MxFormat, element="int8"),
+    "nvfp4": partial(Nvfp4Format),
+    "fp4_ue5m3": partial(Fp4Ue5m3Format),
     "bcq": partial(BcqFormat),
     "pot": partial(PotFormat),
     "apot": partial(ApotFormat),
+    "ternary": partial(TernaryFormat),
+    "binary": partial(BinaryFormat),
+    "bipolar": partial(BipolarFormat),
+    "twinlog": partial(TwinlogFormat),
+    "codebook": partial(CodebookFormat),
+    "lattice": partial(LatticeFormat),
+    "fp16": partial(Fp16Format),
 }
 """Name -> options class with the options that the name fixes."""

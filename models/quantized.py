@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from models.unit import InputError, Ints, require
+from models.bits import Rounding, round_to_int
+from models.unit import InputError, Ints, nearest, require
 
 Floats = NDArray[np.float64]
 
@@ -24,12 +25,14 @@ LARGEST = 1e300
 class Quantized:
     """An array in a number format. Its shape is `codes.shape`; groups of `group` consecutive values lie along `axis`.
 
-    "Per group" below is the shape of the array with `axis` replaced by the number of groups G.
+    "Per group" below is the shape of the array with `axis` replaced by the number of groups G. Fields may share memory:
+    none is to be written to.
     """
 
     format: Format
     codes: Ints
-    """what is stored, one code a value"""
+    """what is stored, one code a value: integers, or the bit patterns of small floats; of a codebook every value of a
+    vector carries the vector's index"""
     scales: Floats
     """per group; binary-coded formats have a leading dimension of bit planes"""
     offsets: Ints | Floats | None
@@ -44,6 +47,13 @@ class Quantized:
     """with hardware scales: integers of the shape of `scales`, and scales == scale_codes * step exactly"""
     offset_codes: Ints | None = None
     """per group, with offsets == offset_codes * step exactly (binary-coded with hardware scales)"""
+    scale_patterns: Ints | None = None
+    """per group, of block-scaled floats: bit patterns of the stored scales (E8M0, E4M3 or UE5M3 bytes); `scales` are
+    what `models.minifloats.decode` gives for them, times `tensor_scale` where there is one"""
+    tensor_scale: float | None = None
+    """second-level scale of the whole array, a float32 (NVFP4)"""
+    tables: Floats | None = None
+    """what codes look up, as the format's class says: levels of each group, code vectors, or lattice bases"""
 
     def dequantize(self) -> Floats:
         """The real values that the codes stand for; `integers * step` exactly where both exist."""
@@ -86,11 +96,20 @@ def checked(x: ArrayLike, axis: int) -> tuple[Floats, int]:
     require(array.ndim > 0 and array.size > 0, f"quantize: an array of shape {array.shape} holds no values")
     require(-array.ndim <= axis < array.ndim, f"quantize: axis {axis} is outside -{array.ndim}..{array.ndim - 1}")
     values = array.astype(np.float64, copy=False)
-    bad = ~(np.abs(values) <= LARGEST)
-    if bad.any():
-        place = tuple(int(i) for i in np.argwhere(bad)[0])
+    # two reductions need no memory of the array's size; NaN passes through both and fails the comparison
+    if not -LARGEST <= values.min() <= values.max() <= LARGEST:
+        place = tuple(int(i) for i in np.argwhere(~(np.abs(values) <= LARGEST))[0])
         raise InputError(f"quantize: {values[place]} at index {place}; finite values of at most {LARGEST:g} are needed")
     return values, axis % array.ndim
+
+
+def require_within(what: str, values: Floats, largest: float) -> None:
+    """InputError naming the first value of larger magnitude."""
+    if values.max() > largest or values.min() < -largest:
+        place = tuple(int(i) for i in np.argwhere(np.abs(values) > largest)[0])
+        raise InputError(
+            f"{what}: {values[place]} at index {place} is beyond the largest magnitude; nearest: {largest:.9g}"
+        )
 
 
 # ---------------------------------------------------------------------------------------------------- groups
@@ -116,6 +135,34 @@ def join(parts: NDArray[Any], like: NDArray[Any], axis: int) -> NDArray[Any]:
     """Inverse of `split` for [L, rest]: the shape of `like` with `axis` replaced by L."""
     rest = like.shape[:axis] + like.shape[axis + 1 :]
     return np.moveaxis(parts.reshape(parts.shape[0], *rest), 0, axis)
+
+
+def rows_of(x: NDArray[Any], axis: int) -> NDArray[Any]:
+    """[rest, L] of an array in one memory order, values along `axis` next to each other: no copy where they lie so."""
+    return np.ascontiguousarray(np.moveaxis(x, axis, -1)).reshape(-1, x.shape[axis])
+
+
+def from_rows(rows: NDArray[Any], like: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Inverse of `rows_of` for [rest, L]: the shape of `like` with `axis` replaced by L, in C order."""
+    rest = like.shape[:axis] + like.shape[axis + 1 :]
+    return np.ascontiguousarray(np.moveaxis(rows.reshape(*rest, -1), -1, axis))
+
+
+def runs(count: int, width: int) -> Iterator[slice]:
+    """Runs of `count` rows of `width` values, so short that the few arrays worked on stay in the caches."""
+    size = max(1, (1 << 15) // width)
+    for start in range(0, count, size):
+        yield slice(start, start + size)
+
+
+def extremes(blocks: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Least and greatest [B] of blocks [B, g]."""
+    low, high = np.empty((2, len(blocks)), dtype=blocks.dtype)
+    for run in runs(*blocks.shape):
+        # numpy reduces many short rows several times slower than the few long ones of the transpose
+        turned = np.ascontiguousarray(blocks[run].T)
+        low[run], high[run] = turned.min(axis=0), turned.max(axis=0)
+    return low, high
 
 
 def columns(x: Floats, axis: int) -> Floats:
@@ -157,6 +204,40 @@ def require_truth(what: str, value: Any) -> None:
 def is_whole(value: Any, low: int, high: int) -> bool:
     """Whether `value` is a whole number (no bool) from `low` to `high`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(low <= value <= high)
+
+
+# -------------------------------------------------------------------------------------------------- rounding
+
+FLOAT_ROUNDINGS = ("nearest_even", "nearest_away", "toward_zero", "stochastic")
+"""Of magnitudes, and so the same for both signs. Stochastic: floor(x / step + u) steps, u uniform in [0, 1)."""
+INT_ROUNDINGS = (*FLOAT_ROUNDINGS, "floor", "truncate")
+"""`truncate` is another name of `toward_zero`; stochastic takes the floor of signed numbers."""
+
+
+def require_rounding(what: str, rounding: Any, rng: Any, choices: Collection[str]) -> None:
+    """InputError for a rounding that is none of the choices, and for `rng` with another rounding than stochastic."""
+    require(rounding in choices, f"{what}: rounding={rounding!r}; {nearest(str(rounding), choices)}")
+    if rounding != "stochastic":
+        require(rng is None, f"{what}: rng is for rounding='stochastic', not {str(rounding)!r}; leave it out")
+        return
+    require_rng(what, rng)
+
+
+def require_rng(what: str, rng: Any) -> None:
+    known = isinstance(rng, np.random.Generator) or is_whole(rng, 0, 1 << 128)
+    require(known, f"{what}: rng={rng!r} must be a seed (a whole number of at least 0) or a numpy Generator")
+
+
+def noise_for(rounding: str, rng: int | np.random.Generator | None, shape: tuple[int, ...]) -> Floats | None:
+    """Uniform numbers in [0, 1) for stochastic rounding, None otherwise. A seed gives the same ones at every call."""
+    return np.random.default_rng(rng).random(shape) if rounding == "stochastic" else None
+
+
+def rounded(x: Floats, rounding: str, noise: Floats | None) -> Floats:
+    """Whole numbers of x as the rounding says; `noise` is that of `noise_for`."""
+    if noise is not None:
+        return np.floor(x + noise)
+    return round_to_int(x, Rounding.TRUNCATE if rounding == "toward_zero" else Rounding(rounding))
 
 
 # ------------------------------------------------------------------------------------------ scales and steps

@@ -28,6 +28,10 @@ EVERY = [
     ("binary", {}),
     ("bipolar", {"bits": 3}),
     ("pot", {}),
+    ("twinlog", {}),
+    ("twinlog", {"bits": 3, "group": 16}),
+    ("fp8_e4m3", {"group": 8}),
+    ("fp8_e5m2", {}),
 ]
 
 
@@ -125,7 +129,7 @@ def test_arrays_that_cannot_be_quantized_are_refused(name, array, axis, message)
     "name, options, message",
     [
         ("int9", {}, "did you mean 'int"),
-        ("zzz", {}, "one of: apot, bcq, binary, bipolar, fp16, int2"),
+        ("zzz", {}, "one of: apot, bcq, binary, bipolar, codebook, fp16, fp4_ue5m3"),
         ("int4", {"grup": 4}, "format int4: no option 'grup'; did you mean 'group'?"),
         ("int4", {"bits": 5}, "no option 'bits'"),
         ("int4", {"group": 0}, "group=0"),
@@ -133,6 +137,8 @@ def test_arrays_that_cannot_be_quantized_are_refused(name, array, axis, message)
         ("int4", {"clip": "x"}, "clip='x'"),
         ("int4", {"rounding": "up"}, "rounding='up'"),
         ("int4", {"rounding": None}, "rounding=None"),
+        ("int4", {"rounding": "stochastic"}, "int format: rng=None must be a seed"),
+        ("int4", {"rng": 1}, "int format: rng is for rounding='stochastic', not 'nearest_even'; leave it out"),
         ("int4", {"symmetric": "no"}, "symmetric='no' must be True or False"),
         ("bcq", {"bits": 9}, "from 1 to 8"),
         ("bcq", {"rounds": 0}, "from 1 to 1000"),
@@ -205,6 +211,34 @@ def test_clipping_saturates_at_both_ends_of_the_range():
 def test_ties_follow_the_named_rounding(rounding, expected):
     q = get_format("int4", rounding=rounding).quantize(np.array([7.0, 0.5, 1.5, 2.5, -0.5, -1.5, 0.4999]))
     assert q.codes.tolist() == expected
+
+
+def test_stochastic_codes_are_floors_of_numbers_with_noise():
+    x = normal(6, 64)
+    q = get_format("int4", rounding="stochastic", rng=3, clip=0.8).quantize(x)
+    expected = np.floor(x / q.scales + np.random.default_rng(3).random((6, 64)))
+    assert np.array_equal(q.codes, np.clip(expected, -8, 7))
+    rng = np.random.default_rng(0)
+    mean = np.mean([get_format("int4", rounding="stochastic", rng=rng).quantize(x).dequantize() for _ in range(400)], 0)
+    step = np.abs(x).max(axis=1, keepdims=True) / 7
+    assert (np.abs(mean - x) < 5 * step / 2 / 20).all()
+
+
+def test_every_name_is_in_the_table_of_formats_with_its_bits():
+    """Of 4096 x 4096 values: what a name costs is written at the top of models/formats.py."""
+    for name in formats.FORMATS:
+        label = "int2..int8" if re.fullmatch("int[0-9]", name) else name
+        written = re.search(rf"^    {re.escape(label)} +(b\+)?([0-9.]+) ", formats.__doc__, re.MULTILINE)
+        q = get_format(name, **({"samples": 64, "rounds": 0} if name == "codebook" else {})).quantize(normal(2, 4096))
+        scaled = re.sub(r"[0-9]+$", "", name) == "int"
+        assert written, name
+        bits = float(written[2]) + (q.format.bits if scaled else 0)
+        assert q.bits_per_value == pytest.approx(bits, abs=bits_of_whole_array(name) + 0.0006), name
+
+
+def bits_of_whole_array(name):
+    """What is stored once for an array weighs 2048 times as much with 2 rows: tensor scale, codebook, bases."""
+    return {"nvfp4": 32, "ternary": 24, "codebook": 16 * 512, "lattice": 16 * 64}.get(name, 0) / 8192
 
 
 @pytest.mark.parametrize("group", [None, 8])
