@@ -9,7 +9,7 @@ import numpy as np
 
 from hwsim.simulate import is_float, random_operands, simulate_gemm
 from models.catalog import UNITS
-from models.unit import InputError, Unit
+from models.unit import InputError, Kind, Unit
 
 ALIGNED = (8, 10, 12, 16)
 """bits of the integers that activations are aligned to"""
@@ -43,7 +43,7 @@ def page() -> str:
 
 
 def _takes_halves(entry: Unit) -> bool:
-    return "act_format" in entry.params_type.__dataclass_fields__
+    return entry.kind is Kind.GEMM and "act_format" in entry.params_type.__dataclass_fields__
 
 
 def _cell(entry: Unit, bits: int) -> str:

@@ -85,20 +85,24 @@ def random_operands(
 ) -> tuple[NDArray[Any], NDArray[np.int64]]:
     """A [M, K] and plain W [K, N] for an engine: integers of its widths, uniform, or normal of spread `sigma`.
 
-    FP16 activations are normal, of spread 1 where `sigma` is none, clipped to the largest half. Weights are of those
+    FP16 activations are normal, of spread 1 where `sigma` is none, clipped to the largest half. Integers are of those
     that the engine can hold: uniform among them, or the nearest to the normal ones.
     """
     m, k, n = shape
-    held = unit_of(params).plain_weights(params)
+    entry = unit_of(params)
     if is_float(params):
         a = normal_halves(rng, (m, k), 1.0 if sigma is None else sigma)
-    elif sigma is None:
-        a = uniform_integers(rng, (m, k), params.act_bits)
     else:
-        a = normal_integers(rng, (m, k), sigma, params.act_bits)
+        a = _drawn(rng, entry.plain_acts(params), (m, k), sigma)
+    return a, _drawn(rng, entry.plain_weights(params), (k, n), sigma)
+
+
+def _drawn(
+    rng: np.random.Generator, held: NDArray[np.int64], shape: tuple[int, int], sigma: float | None
+) -> NDArray[np.int64]:
     if sigma is None:
-        return a, held[rng.integers(len(held), size=(k, n))]
-    return a, _nearest(held, normal_integers(rng, (k, n), sigma, LARGEST_BITS))
+        return held[rng.integers(len(held), size=shape)]
+    return _nearest(held, normal_integers(rng, shape, sigma, LARGEST_BITS))
 
 
 LARGEST_PSUM = 1 << 56
@@ -120,11 +124,6 @@ def normal_halves(rng: np.random.Generator, shape: tuple[int, int], sigma: float
     _check_sigma(sigma)
     largest = float(np.finfo(np.float16).max)
     return np.clip(rng.normal(0.0, sigma, shape), -largest, largest).astype(np.float16)
-
-
-def uniform_integers(rng: np.random.Generator, shape: tuple[int, int], bits: int) -> NDArray[np.int64]:
-    """All values of `bits` two's-complement bits, equally likely."""
-    return rng.integers(*signed_range(bits), size=shape, endpoint=True)
 
 
 def normal_integers(rng: np.random.Generator, shape: tuple[int, int], sigma: float, bits: int) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """The catalogue: the place that names the units. Whoever adds a unit adds a line here and two files.
 
-Only hwsim/transforms.py names one as well: the transform that a unit computes says which unit that is.
+Only hwsim/transforms/maps.py names one as well: the transform that a unit computes says which unit that is.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ UNITS = {
         Unit("opt4c", Kind.GEMM, "OPT4C: PEs that add non-zero digits, one sequencer a column", "Opt4cParams"),
         Unit("opt4e", Kind.GEMM, "OPT4E: four lanes of non-zero digits into one 6:2 compressor", "Opt4eParams"),
         Unit("fpmac", Kind.GEMM, "Systolic array of FP16 multipliers with FP32 sums", "FpmacParams"),
+        Unit("mxdot", Kind.GEMM, "Block-scaled dot products: MX formats, NVFP4, FP4 with UE5M3 scales", "MxdotParams"),
         Unit("dequant", Kind.GEMM, "Systolic array behind dequantizers of low-bit weights", "DequantParams"),
         Unit("lutgemm", Kind.GEMM, "LUT-GEMM: binary-coded weights read tables of activation sums", "LutGemmParams"),
         Unit("shiftadd", Kind.GEMM, "ShiftAddLLM: binary-coded weights, power-of-two scales", "ShiftAddParams"),
@@ -33,7 +34,9 @@ UNITS = {
         Unit("booth", Kind.ENCODER, "Radix-4 Booth encoder", "BoothParams"),
         Unit("ent", Kind.ENCODER, "EN-T encoder: sign and radix-4 digits of the magnitude", "EntParams"),
         Unit("align", Kind.TRANSFORM, "FP16 values as integers under their largest exponent", "AlignParams"),
-        Unit("hadamard", Kind.TRANSFORM, "Parallel fast Walsh-Hadamard transform, pipelined", "HadamardParams"),
+        Unit("hadamard", Kind.TRANSFORM, "Fast Walsh-Hadamard transform, parallel or folded", "HadamardParams"),
+        Unit("quantizer", Kind.TRANSFORM, "Codes and a scale for each group of values", "QuantizerParams"),
+        Unit("dequantizer", Kind.TRANSFORM, "Numbers from codes and the scale of each group", "DequantizerParams"),
     )
 }
 

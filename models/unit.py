@@ -314,6 +314,10 @@ class Unit:
       ascending;
     - GEMM engines that take FP16 activations have a field `act_format` (`models.floats.ActFormat`). With FP16, A is
       float16 (or what float16 holds exactly), psum and result are float32, and beats hold the bit patterns of both;
+    - GEMM engines whose activations are neither such integers nor FP16 define `act_format(params)`: name and options of
+      the format whose codes they take; `act_operand(params, quantized)`: such codes [M, K], quantized along K, as A,
+      with a `Fraction`: what one unit of golden's output is worth by them, beside that of `operand`. Their `golden`
+      takes a plain integer matrix as A as well, of the integers that `plain_acts(params)` lists, ascending;
     - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`.
     """
 
@@ -346,6 +350,18 @@ class Unit:
         half = 1 << (params.weight_bits - 1)
         return np.arange(-half, half)
 
+    def plain_acts(self, params: Any) -> Ints:
+        """The plain integers, ascending, that an activation can be, of an engine that does not take FP16."""
+        if hasattr(self.module, "plain_acts"):
+            return typing.cast(Ints, self.module.plain_acts(params))
+        half = 1 << (params.act_bits - 1)
+        return np.arange(-half, half)
+
+    @property
+    def has_act_format(self) -> bool:
+        """Whether activations have a format of their own, as `act_format` and `act_operand` say."""
+        return hasattr(self.module, "act_format")
+
     @property
     def timed_by_operands(self) -> bool:
         """Whether cycles depend on what the operands hold and not on their shape alone."""
@@ -374,7 +390,7 @@ class Unit:
 
 CONTRACT = frozenset(
     {"golden", "timing", "trace", "ops", "beats", "result", "sample", "shape_of"}
-    | {"weight_format", "operand", "from_integers"}
+    | {"weight_format", "operand", "from_integers", "act_format", "act_operand"}
 )
 
 

@@ -115,6 +115,121 @@ def test_hadamard_writes_every_data_register_once_a_cycle():
     assert flip_flops(p, "hadamard") == register_bits(unit("hadamard").ops(p, M=1, K=8)) / cycles + p.stages
 
 
+@pytest.mark.slow
+def test_hadamard_sums_of_rows_are_written_in_every_cycle_too():
+    p = unit("hadamard").params(points=24, in_bits=5)
+    cycles = unit("hadamard").timing(p, M=1, K=24).total_cycles
+    counted = register_bits(unit("hadamard").ops(p, M=1, K=24)) / cycles
+    assert flip_flops(p, "hadamard") == counted + p.stages + p.levels
+
+
+@pytest.mark.slow
+def test_folded_hadamard_writes_its_register_file_once_a_stage():
+    p = unit("hadamard").params(points=16, in_bits=5, lanes=2)
+    assert register_bits(unit("hadamard").ops(p, M=3, K=16)) == 3 * 4 * 16 * p.core_bits
+    control = counter_bits(3) + counter_bits(3) + counter_bits(3) + 1  # word, stage, word that leaves; results wait
+    assert flip_flops(p, "hadamard") == 16 * p.core_bits + control
+
+
+@pytest.mark.slow
+def test_folded_hadamard_writes_the_sums_of_rows_in_every_cycle():
+    p, entry = unit("hadamard").params(points=96, in_bits=5, lanes=2), unit("hadamard")
+    file = 3 * 96 * p.core_bits
+    cycles = entry.timing(p, M=1, K=96).total_cycles
+    sums, rest = divmod(register_bits(entry.ops(p, M=1, K=96)) - file, cycles)
+    assert rest == 0
+    # words and blocks that are worked on and that leave; the stage; results wait; valid bits, then digits of the word,
+    # and the row at all levels but the first
+    control = 2 * (counter_bits(1) + counter_bits(11)) + counter_bits(2) + 1 + p.levels * 2 + (p.levels - 1) * 4
+    assert flip_flops(p, "hadamard") == 96 * p.core_bits + sums + control
+
+
+QUANTIZERS = [
+    {"scale": "pot", "in_bits": 6},
+    {"scale": "pot", "act_format": "fp16"},
+    {"in_bits": 6},
+    {"in_bits": 6, "group": 2},
+    {"act_format": "fp16"},
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("values", QUANTIZERS, ids=str)
+def test_quantizers_write_lanes_every_cycle_and_the_rest_by_values_groups_and_quotient_bits(values):
+    entry = unit("quantizer")
+    p = entry.params(**{"group": 6, "lanes": 2, "bits": 4} | values)
+    one, two = (register_bits(entry.ops(p, M=m, K=p.group)) for m in (1, 2))
+    cycles = [entry.timing(p, M=m, K=p.group).total_cycles for m in (1, 2)]
+    a_cycle = (2 * one - two) // (2 * cycles[0] - cycles[1])
+    a_group = one - cycles[0] * a_cycle
+    running = p.peak_bits * (p.group_beats > 1)
+    held = a_group - p.group * p.in_bits - (p.group_beats - 1) * running
+    control = counter_bits(p.buffer_beats) + 2 * counter_bits(p.buffer_beats - 1) + 1 + 2  # waiting; valid bits
+    control += counter_bits(p.group_beats) + counter_bits(p.group_beats - 1)
+    if p.scale == "real":
+        d = p.reciprocal_bits
+        held -= (d - 1) * d + d * p.digits  # a bit of the quotient at a time, and what remains
+        control += 1 + counter_bits(d)
+    assert flip_flops(p, "quantizer") == a_cycle + p.buffer_beats * p.lanes * p.in_bits + held + control
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+def test_static_quantizers_write_every_register_every_cycle(act_format):
+    more = {"act_format": act_format, "scale": "static", "multiplier": 77, "shift": 9}
+    p = unit("quantizer").params(group=2, lanes=2, bits=4, **more)
+    cycles = unit("quantizer").timing(p, M=1, K=2).total_cycles
+    assert flip_flops(p, "quantizer") == register_bits(unit("quantizer").ops(p, M=1, K=2)) / cycles + 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["zeros", "pot", "int"])
+def test_dequantizers_write_scales_by_groups_and_the_rest_every_cycle(preset):
+    entry = unit("dequantizer")
+    p = entry.preset(preset)
+    one, two = (register_bits(entry.ops(p, M=m, K=p.group)) for m in (1, 2))
+    cycles = [entry.timing(p, M=m, K=p.group).total_cycles for m in (1, 2)]
+    a_cycle = (2 * one - two) // (2 * cycles[0] - cycles[1])
+    held = one - cycles[0] * a_cycle
+    assert held == p.scale_bits + p.bits * p.zero_points
+    assert (
+        flip_flops(p, "dequantizer") == a_cycle + held + 1 + counter_bits(p.group_beats - 1) + 2
+    )  # held, codes, valid
+
+
+TRANSFORMED = [
+    # 3 rows of 2 groups of 4: 24 values
+    (
+        "quantizer",
+        {"group": 4, "lanes": 2, "in_bits": 6, "bits": 4, "fraction_bits": 8},
+        # magnitudes, peaks, magnitudes again; roundings and signs; 6 bits of a quotient by 7 a step, and one more
+        {("add", 6, 0): 72 + 6, ("add", 4, 0): 48, ("mul", 6, 6): 24, ("shift", 11, 7): 24, ("add", 7, 0): 36}
+        | {("mux", 6, 6): 24},
+    ),
+    (
+        "quantizer",
+        {"group": 2, "lanes": 2, "in_bits": 6, "bits": 4, "scale": "static", "multiplier": 5, "shift": 2},
+        {("add", 6, 0): 24, ("add", 4, 0): 48, ("mul", 6, 3): 24},
+    ),
+    (
+        "dequantizer",
+        {"group": 4, "lanes": 2, "bits": 4, "zero_points": True},
+        {("add", 5, 0): 48, ("mul", 5, 11): 24, ("add", 16, 0): 24, ("shift", 16, 15): 48},
+    ),
+    ("hadamard", {"points": 8, "in_bits": 4}, {("add", 5, 0): 24, ("add", 6, 0): 24, ("add", 7, 0): 24}),
+    ("hadamard", {"points": 8, "in_bits": 4, "lanes": 1}, {("add", 7, 0): 72, ("mux", 7, 4): 72}),
+]
+
+
+@pytest.mark.parametrize("name, values, expected", TRANSFORMED)
+def test_transforms_are_counted_as_by_hand(name, values, expected):
+    counted = Counter()
+    for op in unit(name).ops(unit(name).params(**values), M=3, K=8):
+        if op.kind != "reg":
+            counted[op.kind, op.bits, op.bits2] += op.count
+    assert counted == expected
+
+
 STYLES = pytest.mark.parametrize("style", ["mac", "opt1", "ent"])
 SMALL = {"act_bits": 5, "weight_bits": 3, "acc_bits": 14}
 
@@ -341,6 +456,26 @@ COUNTED = [
         {("add", 4, 0): 50, ("mul", 4, 2): 50, ("mul", 4, 6): 150, ("add", 20, 0): 150},
     ),
     ("fpmac", {"rows": 4, "cols": 2}, {("shift", 11, 10): 90 + 50, ("fmul", 16, 16): 150, ("fadd", 32, 0): 150}),
+    (
+        "mxdot",
+        {"rows": 4, "cols": 2, "block_size": 2},
+        # 75 blocks; a product has 9 bits (12 x 12 at most), a sum of two 10; exponents of elements 2 bits, of scales 8
+        {("mul", 2, 2): 150, ("add", 5, 0): 150, ("add", 2, 0): 150, ("shift", 9, 4): 150, ("add", 10, 0): 75}
+        | {("add", 9, 0): 75, ("shift", 10, 10): 75, ("fadd", 32, 0): 75},
+    ),
+    (
+        "mxdot",
+        {"rows": 5, "cols": 2, "block_size": 5, "scale_format": "e4m3", "accumulate": "fp22"},
+        # 30 blocks; a sum of five products has 11 bits, and 19 with the scales' significands; an adder of FP32's width
+        {("mul", 2, 2): 150, ("add", 5, 0): 180, ("add", 2, 0): 150, ("shift", 9, 4): 150, ("add", 11, 0): 120}
+        | {("mul", 4, 4): 30, ("mul", 11, 8): 30, ("shift", 19, 19): 30, ("fadd", 32, 0): 30},
+    ),
+    (
+        "mxdot",
+        {"rows": 10, "cols": 1, "block_size": 10, "act_element": "int8", "weight_element": "int8"},
+        # 15 blocks; 2^14 ten times is below 2^18
+        {("mul", 8, 8): 150, ("add", 19, 0): 135, ("add", 9, 0): 15, ("shift", 19, 19): 15, ("fadd", 32, 0): 15},
+    ),
 ]
 
 

@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from engines import ENGINES, corner_acts, is_exact, plain_params, plain_weights, product
+from engines import ENGINES, corner_acts, is_exact, plain_params, plain_weights, product, repeated
 from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
@@ -36,7 +36,12 @@ CHOICES |= {"style": ["mac", "opt1", "ent"], "registered": [True, False], "seria
 CHOICES |= {"act_format": ["int", "int", "fp16"], "rounding": ["nearest_even", "nearest_away", "floor", "truncate"]}
 CHOICES |= {"scales": ["group", "group", "column", "block"], "zero_points": [True, False], "packing": ["five", "two"]}
 CHOICES |= {"correction": [True, False], "table_bits": [None, 4, 8], "aggregation": ["exact", "exact", "fast"]}
+CHOICES |= {"scale": ["pot", "real", "real", "static"], "out_format": ["int", "fp16", "fp32"], "out_bits": [3, 9, 24]}
+CHOICES |= {"group": [1, 2, 3, 5], "fraction_bits": [0, 5, None], "multiplier": [1, 6, 777], "shift": [0, 2, 9]}
 CHOICES |= {"readers": [None, None, 1, 2, 4], "group_size": [None, 1, 2]}
+ELEMENTS = ["e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "int8"]
+CHOICES |= {"act_element": ELEMENTS, "weight_element": ELEMENTS, "block_size": [1, 2, 3, 5]}
+CHOICES |= {"scale_format": ["e8m0", "e8m0", "e4m3", "ue5m3"], "accumulate": ["fp32", "fp22", "bf16"]}
 FP16 = {"act_format": "fp16", "acc_bits": 32, "overflow": "wrap"}
 
 
@@ -71,18 +76,52 @@ def random_params(draw, name):
             values[field] = draw(st.sampled_from(taken(name, field, fp16)))
     if "group_size" in fields:
         values["group_size"] = values["group_size"] and values["group_size"] * values["rows"] * values.get("mu", 1)
+    if "block_size" in fields:  # whole blocks; significands scale E2M1 alone; widths follow from the formats
+        values |= {"rows": values["rows"] * values["block_size"]}
+        values |= dict.fromkeys(("act_element", "weight_element"), "e2m1") if values["scale_format"] != "e8m0" else {}
+        values |= dict.fromkeys(("act_bits", "weight_bits", "acc_bits"))
     if "signs" in fields:
-        values["points"] = 1 << draw(st.integers(1, 4))
+        values["points"] = draw(st.sampled_from([2, 4, 8, 16, 12, 24, 40, 56]))
+        values["lanes"] = draw(st.sampled_from([None, 1, 2, 4]))
         values["signs"] = draw(st.integers(0, (1 << values["points"]) - 1)) & ~1
     elif "points" in fields:
         values |= {"points": draw(st.integers(1, 5)), "bits": draw(st.integers(4, 24))}
     if "tile_k" in fields and unit(name).timed_by_operands:
         values["tile_k"] = draw(st.sampled_from([4, 8, 16, 32]))
+    if "group" in fields:
+        values |= {"group": values["group"] * values["lanes"], "bits": draw(st.integers(2, 12))}
+        values |= quantizer_values(draw, values) if "fraction_bits" in fields else dequantizer_values(draw, values)
     assert set(values) == set(fields), f"{name}: give these parameters ranges above: {set(fields) - set(values)}"
     try:
         return unit(name).params(**values)
     except InputError:  # a combination that the unit refuses
         return reject()
+
+
+def quantizer_values(draw, values):
+    """What the way to the scale takes, and that alone."""
+    in_bits = 16 if values["act_format"] == "fp16" else draw(st.integers(values["bits"], 24))
+    digits = 11 if values["act_format"] == "fp16" else in_bits
+    real, static = (values["scale"] == way for way in ("real", "static"))
+    fraction = None if values["fraction_bits"] is None else min(values["fraction_bits"], digits) + digits + 1
+    return {
+        "in_bits": in_bits,
+        "bits": min(values["bits"], digits),
+        "group": values["lanes"] if static else values["group"],
+        "rounding": draw(st.sampled_from(CHOICES["rounding"])),
+        "fraction_bits": fraction if real else None,
+        "multiplier": values["multiplier"] if static else None,
+        "shift": values["shift"] if static else None,
+    }
+
+
+def dequantizer_values(draw, values):
+    """Integers from integer scales; floats, which round to nearest even, from any."""
+    if values["out_format"] == "int":
+        return {"scale_format": "int", "scale_bits": draw(st.integers(1, 24))}
+    scale, bits = draw(st.sampled_from([("int", 1), ("int", 9), ("int", 24), ("fp16", 16), ("e8m0", 8)]))
+    widths = {"scale_bits": bits, "out_bits": 16 if values["out_format"] == "fp16" else 32}
+    return {"scale_format": scale, "shift": None, "rounding": "nearest_even"} | widths
 
 
 @pytest.mark.parametrize("name", UNITS)
@@ -277,7 +316,7 @@ def test_operations_are_counted_and_grow_with_the_work(name):
     params = entry.preset("default")
     shape = {"M": 64, "K": 64, "N": 64} if entry.kind == "gemm" else {"M": 64, "K": 64}
     first, *others = entry.sample(params, np.random.default_rng(1), **shape)
-    once, twice = (entry.ops(params, **entry.shape_of(params, np.tile(first, (times, 1)), *others)) for times in (1, 2))
+    once, twice = (entry.ops(params, **entry.shape_of(params, repeated(first, times), *others)) for times in (1, 2))
     kinds = {op.kind for op in once}
     assert "reg" in kinds
     assert kinds & ({"encode"} if entry.kind == "encoder" else {"add", "fadd"})

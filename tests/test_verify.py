@@ -56,7 +56,7 @@ def test_accumulators_that_are_wrong_only_at_their_limit_are_found(monkeypatch, 
     assert findings(params, cases=20)
 
 
-@pytest.mark.parametrize("preset", unit("hadamard").presets)
+@pytest.mark.parametrize("preset", ["default", "smallest", "randomised", "wide"])
 @pytest.mark.parametrize("output", ["total", "difference"])
 def test_a_dropped_carry_in_the_last_stage_is_found(monkeypatch, preset, output):
     params = unit("hadamard").preset(preset)

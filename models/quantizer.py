@@ -1,0 +1,541 @@
+"""Quantizer: the values of a group, or of a whole token, become signed codes and the scale that they share.
+
+Dynamic scales: the largest magnitude `peak` of `group` consecutive values is found as they stream into a buffer; then
+the scale is made, and the values stream out of the buffer through a shifter or multiplier. With q = 2^(bits-1) - 1, and
+codes from -q to q:
+
+- `pot`, a power of two by MX's floor rule (OCP Microscaling Formats v1.0, section 6.3): the scale is 2^e, e =
+  floor(log2 peak) - (bits - 2); the code is x / 2^e, rounded, and limited to q. `scale` leaves as an E8M0 code, which
+  is e + 127.
+- `real`: the scale is peak / q; the code is x q / peak, rounded. `peak` leaves in the input's own format and the
+  constant 1 / q belongs into the next scale. A divider makes a reciprocal once a group, one bit a cycle: R =
+  floor(q 2^F / p) + 1 of the peak's mantissa p, normalised to the width W of a mantissa (in_bits; 11 of FP16), with F =
+  `fraction_bits`; every value is multiplied by it, of the product W + 1 fraction bits are kept, and these are rounded.
+
+  With F = 2 W + 1 (the default, none) the code is exactly that of the quotient x q / peak under the named rounding. R
+  is too large by at most 1, so the product of a mantissa x < 2^W with it, in units of 2^F, by less than 2^-(W+1). Shift
+  it by d places, the exponents' difference: x q / (p 2^d) is half an integer, or differs from each by 1 / (2 p 2^d) at
+  least, which is above 2^-(W+1) before that shift. Half an integer shifted back is a multiple of 2^-(W+1). So the bits
+  that are kept lie on the same side of every half and every integer as the quotient, or on it. Fewer fraction bits make
+  multiplier and divider smaller, and some codes differ by one, away from zero.
+
+`static`: the code is x multiplier / 2^shift, rounded, and limited to q; both are constants and no scale leaves.
+
+A group of zeros has scale 1: E8M0 code 127, integer 1, or FP16 1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models import gemm
+from models.bits import Rounding, check_codes, signed_range
+from models.floats import (
+    HALF_BITS,
+    HALF_DIGITS,
+    ActFormat,
+    half,
+    half_bits,
+    half_of,
+    random_halves,
+    unpack_half,
+)
+from models.unit import (
+    Beats,
+    Control,
+    Ints,
+    Op,
+    PipelineControl,
+    Stimulus,
+    Timing,
+    Trace,
+    assemble_trace,
+    check_choice,
+    check_range,
+    require,
+    step_streams,
+)
+
+LANE_STAGES = 2
+"""the product, or the magnitude; the code"""
+E8M0_BITS = 8
+E8M0_BIAS = 127
+HALF_ONE = 15 << 10
+"""the pattern of 1.0"""
+HALF_BIAS = 15
+
+
+class Scale(StrEnum):
+    """Where a group's scale comes from."""
+
+    POT = "pot"
+    """a power of two above its largest magnitude"""
+    REAL = "real"
+    """its largest magnitude"""
+    STATIC = "static"
+    """constants of the unit"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantizerParams:
+    """Groups, widths, and how codes are made.
+
+    `lanes` values enter and leave a cycle. `in_bits` is the width of two's-complement integers, 16 with FP16. `group`
+    is a multiple of `lanes`; with static scales, which nothing shares, it is `lanes`. `fraction_bits` is for `real`
+    alone, `multiplier` and `shift` for `static`, which needs both.
+    """
+
+    group: int = 32
+    lanes: int = 8
+    act_format: ActFormat = ActFormat.INT
+    in_bits: int = 16
+    bits: int = 8
+    scale: Scale = Scale.REAL
+    rounding: Rounding = Rounding.NEAREST_EVEN
+    fraction_bits: int | None = None
+    multiplier: int | None = None
+    shift: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("quantizer", self, act_format=ActFormat, scale=Scale, rounding=Rounding)
+        check_range("quantizer", self, group=(1, 4096), lanes=(1, 64), in_bits=(2, 24), bits=(2, 12))
+        rule = "quantizer: act_format=fp16 needs in_bits=16"
+        require(not self.is_float or self.in_bits == HALF_BITS, f"{rule}, not {self.in_bits}")
+        rule = "quantizer: bits must be at most the digits of a value"
+        require(self.bits <= self.digits, f"{rule}, {self.digits}, not {self.bits}")
+        self._check_group()
+        self._check_constants()
+
+    def _check_group(self) -> None:
+        near = max(self.group // self.lanes, 1) * self.lanes
+        rule = f"quantizer: group must be a multiple of lanes={self.lanes}"
+        require(self.group % self.lanes == 0, f"{rule}, not {self.group}; nearest: {near}")
+        rule = f"quantizer: scale=static shares nothing: group must be lanes={self.lanes}"
+        require(self.scale is not Scale.STATIC or self.group == self.lanes, f"{rule}, not {self.group}")
+
+    def _check_constants(self) -> None:
+        static, w = self.scale is Scale.STATIC, self.digits
+        limits = {
+            "fraction_bits": (self.scale is Scale.REAL, (w + 1, 2 * w + 1)),
+            "multiplier": (static, (1, (1 << 16) - 1)),
+            "shift": (static, (0, 31)),
+        }
+        for name, (used, limit) in limits.items():
+            given = getattr(self, name)
+            require(used or given is None, f"quantizer: scale={self.scale} takes no {name}, not {given!r}")
+            require(not static or given is not None or not used, f"quantizer: scale=static needs {name}")
+            if given is not None:
+                check_range("quantizer", self, **{name: limit})
+
+    @property
+    def is_float(self) -> bool:
+        return self.act_format is ActFormat.FP16
+
+    @property
+    def digits(self) -> int:
+        """Width W of a magnitude."""
+        return HALF_DIGITS if self.is_float else self.in_bits
+
+    @property
+    def largest(self) -> int:
+        """The largest code, q."""
+        return (1 << (self.bits - 1)) - 1
+
+    @property
+    def group_beats(self) -> int:
+        return self.group // self.lanes
+
+    @property
+    def fraction(self) -> int:
+        """Fraction bits of the reciprocal, F."""
+        return 2 * self.digits + 1 if self.fraction_bits is None else self.fraction_bits
+
+    @property
+    def reciprocal_bits(self) -> int:
+        """Width of R, and cycles of the divider."""
+        return self.fraction - self.digits + self.bits
+
+    @property
+    def buffer_beats(self) -> int:
+        """Beats of the buffer: so many that the scale alone, or the divider, sets the pace."""
+        return self.group_beats + 2 if self.scale is Scale.POT else 2 * self.group_beats + 2
+
+    @property
+    def period(self) -> int:
+        """Cycles from one group to the next."""
+        return max(self.group_beats, self.reciprocal_bits + 1) if self.scale is Scale.REAL else self.group_beats
+
+    @property
+    def scale_bits(self) -> int:
+        return E8M0_BITS if self.scale is Scale.POT else self.in_bits
+
+    @property
+    def word_bits(self) -> int:
+        """Width of what is shifted and rounded."""
+        match self.scale:
+            case Scale.POT:
+                return self.digits + self.bits - 2
+            case Scale.REAL:
+                return self.digits + self.bits + 1
+        assert self.multiplier is not None
+        return self.digits + self.multiplier.bit_length() + (HALF_SPARE if self.is_float else 0)
+
+    @property
+    def peak_bits(self) -> int:
+        """Width of a magnitude as it is compared: FP16 as its pattern, whose order is that of the values."""
+        return HALF_BITS - 1 if self.is_float else self.in_bits
+
+    @property
+    def anchor_bits(self) -> int:
+        """Width of the exponent of a group's largest magnitude: of an integer the place of its top bit, of FP16 its
+        biased exponent, above that of the least subnormal."""
+        return HALF_ANCHOR.bit_length() if self.is_float else (self.in_bits - 1).bit_length()
+
+    @property
+    def most_places(self) -> int:
+        """The most places by which a product is shifted."""
+        least = {Scale.POT: self.digits - 1, Scale.REAL: self.digits + 1}.get(self.scale, self.shift or 0)
+        return least + (HALF_DISTANCE if self.is_float else 0)
+
+    @property
+    def places_bits(self) -> int:
+        return self.most_places.bit_length()
+
+
+HALF_SPARE = 5
+"""places that a product of FP16 is moved up by, so that every value's is shifted down"""
+HALF_LEAST = -9
+"""biased exponent of the least subnormal with its one digit at the top"""
+HALF_ANCHOR = 30 - HALF_LEAST
+HALF_DISTANCE = 29
+"""between the biased exponents of two halves, 1 to 30"""
+
+_FP16: dict[str, Any] = {"act_format": ActFormat.FP16, "in_bits": HALF_BITS}
+
+PRESETS = {
+    "default": QuantizerParams(),
+    "smallest": QuantizerParams(group=1, lanes=1, in_bits=2, bits=2),
+    "token": QuantizerParams(group=48, lanes=4, in_bits=12, bits=4),
+    "short": QuantizerParams(group=4, lanes=2, in_bits=9, bits=4, fraction_bits=12),
+    "pot": QuantizerParams(group=8, lanes=2, in_bits=12, scale=Scale.POT, rounding=Rounding.NEAREST_AWAY),
+    "smallest-pot": QuantizerParams(group=2, lanes=2, in_bits=4, bits=4, scale=Scale.POT, rounding=Rounding.FLOOR),
+    "fp16": QuantizerParams(group=8, lanes=2, bits=4, **_FP16),
+    "fp16-pot": QuantizerParams(group=32, lanes=8, bits=8, scale=Scale.POT, **_FP16),
+    "static": QuantizerParams(group=4, lanes=4, in_bits=12, scale=Scale.STATIC, multiplier=333, shift=12),
+    "fp16-static": QuantizerParams(group=2, lanes=2, bits=6, scale=Scale.STATIC, multiplier=41, shift=3, **_FP16),
+    "wide": QuantizerParams(group=4, lanes=1, in_bits=24, bits=12, rounding=Rounding.TRUNCATE),
+}
+
+
+def quantized(params: QuantizerParams, X: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Codes [M, K] of X [M, K], and the scales [M, K / group] as they leave (none with static scales: [M, 0]).
+
+    X holds integers of in_bits, or with FP16 what float16 holds exactly. K must be a multiple of `group`.
+    """
+    require(isinstance(X, np.ndarray), f"X must be a numpy array [M, K], not {type(X).__name__}")
+    require(X.ndim == 2, f"X must be a matrix [M, K], not an array of shape {X.shape}")
+    _check_groups(params, *X.shape)
+    m, k = X.shape
+    codes, scales = _codes(params, _checked(params, X).reshape(-1, params.group))
+    return codes.reshape(m, k), scales.reshape(m, -1)
+
+
+def golden(params: QuantizerParams, X: NDArray[Any]) -> Ints:
+    """Y[M, K / group, group + 1]: the codes of each group of X [M, K] and behind them its scale, as `quantized` gives
+    them; with static scales the codes [M, K] alone."""
+    codes, scales = quantized(params, X)
+    return _side_by_side(params, codes, scales)
+
+
+def _side_by_side(params: QuantizerParams, codes: Ints, scales: Ints) -> Ints:
+    if params.scale is Scale.STATIC:
+        return codes
+    grouped = codes.reshape(*scales.shape, params.group)
+    return np.concatenate([grouped, scales[..., None]], axis=-1)
+
+
+def values(params: QuantizerParams, X: NDArray[Any]) -> NDArray[np.float64]:
+    """What the codes of X [M, K] stand for: code * scale in float64, as near to X as they are."""
+    codes, scales = quantized(params, X)
+    if params.scale is Scale.STATIC:
+        assert params.multiplier is not None
+        assert params.shift is not None
+        return codes.astype(np.float64) / params.multiplier * 2.0**params.shift
+    if params.scale is Scale.POT:
+        real = np.exp2((scales - E8M0_BIAS).astype(np.float64))
+    else:
+        real = (half_of(scales) if params.is_float else scales).astype(np.float64) / params.largest
+    standing: NDArray[np.float64] = codes * np.repeat(real, params.group, axis=1)
+    return standing
+
+
+def _checked(params: QuantizerParams, X: NDArray[Any]) -> NDArray[Any]:
+    return half("X", X) if params.is_float else check_codes("X", X, params.in_bits)
+
+
+def _check_groups(params: QuantizerParams, M: Any, K: Any) -> tuple[Any, ...]:
+    M, K = gemm.check_shape(M=M, K=K)
+    rule = f"shape: K must be a multiple of {params.group} values, which share a scale"
+    require(bool(np.all(np.asarray(K) % params.group == 0)), f"{rule}, not {K!r}")
+    return M, K
+
+
+def _codes(params: QuantizerParams, x: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Codes [groups, group] and scales [groups]; static: scales [groups, 0]."""
+    mantissa, exponent = unpack_half(x) if params.is_float else (x, np.zeros_like(x))
+    magnitude = np.abs(mantissa)
+    if params.scale is Scale.STATIC:
+        word, places = _static(params, magnitude, exponent)
+        scales: Ints = np.zeros((len(x), 0), dtype=np.int64)
+    else:
+        peak = _peaks(params, x)
+        word, places = _dynamic(params, magnitude, exponent, np.maximum(peak, peak == 0))
+        scales = _scales(params, peak)
+    rounded = np.minimum(_rounded(word, places, mantissa < 0, params.rounding), params.largest)
+    return np.where(mantissa < 0, -rounded, rounded), scales
+
+
+def _static(p: QuantizerParams, magnitude: Ints, exponent: Ints) -> tuple[Ints, Ints]:
+    assert p.multiplier is not None
+    assert p.shift is not None
+    word = magnitude * p.multiplier
+    if not p.is_float:
+        return word, np.full_like(word, p.shift)
+    # a half is its mantissa times 2^(exponent - 25), exponent at most 30
+    return word << HALF_SPARE, p.shift + 25 + HALF_SPARE - exponent
+
+
+def _peaks(p: QuantizerParams, x: NDArray[Any]) -> Ints:
+    """The largest magnitude of each group [groups, 1]: an integer, or the pattern of a half."""
+    magnitudes = half_bits(x) & 0x7FFF if p.is_float else np.abs(x)
+    peaks: Ints = magnitudes.max(axis=1, keepdims=True)
+    return peaks
+
+
+def _dynamic(p: QuantizerParams, magnitude: Ints, exponent: Ints, peak: Ints) -> tuple[Ints, Ints]:
+    """What is rounded, and how many fraction bits of it; `peak` is not zero."""
+    mantissa, anchor = _normalised(p, peak)
+    if p.scale is Scale.POT:
+        return magnitude << (p.bits - 2), p.digits - 1 + anchor - exponent
+    reciprocal = (p.largest << p.fraction) // mantissa + 1
+    kept = magnitude * reciprocal >> (p.fraction - p.digits - 1)
+    return kept, p.digits + 1 + anchor - exponent
+
+
+def _normalised(p: QuantizerParams, peak: Ints) -> tuple[Ints, Ints]:
+    """Mantissa with its top bit, of `digits`, set, and exponent, on the scale of the values' exponents."""
+    mantissa, exponent = unpack_half(half_of(peak)) if p.is_float else (peak, np.zeros_like(peak))
+    zeros = p.digits - np.frexp(mantissa.astype(np.float64))[1].astype(np.int64)
+    return mantissa << zeros, exponent - zeros
+
+
+def _scales(p: QuantizerParams, peak: Ints) -> Ints:
+    """What leaves for each group [groups]."""
+    peak = peak[:, 0]
+    if p.scale is Scale.REAL:
+        return np.where(peak == 0, HALF_ONE if p.is_float else 1, peak)
+    _, anchor = _normalised(p, np.maximum(peak, 1))
+    power = anchor - HALF_BIAS if p.is_float else anchor + p.digits - 1
+    return np.where(peak == 0, E8M0_BIAS, power - (p.bits - 2) + E8M0_BIAS)
+
+
+def _rounded(word: Ints, places: Ints, negative: NDArray[np.bool_], rounding: Rounding) -> Ints:
+    """word / 2^places, a magnitude whose sign is `negative`, as an integer."""
+    places = np.minimum(places, 62)  # beyond all bits of `word`
+    whole = word >> places
+    rest, unit = word - (whole << places), np.int64(1) << places
+    match rounding:
+        case Rounding.NEAREST_EVEN:
+            up = (rest > unit - rest) | ((rest == unit - rest) & (whole & 1 == 1))
+        case Rounding.NEAREST_AWAY:
+            up = rest >= unit - rest
+        case Rounding.FLOOR:
+            up = negative & (rest > 0)
+        case _:
+            up = np.zeros(rest.shape, dtype=bool)
+    result: Ints = whole + up
+    return result
+
+
+def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
+    """Exact cycles; M and K may be int64 arrays.
+
+    A group of T beats leaves every T cycles; with `real` every max(T, D + 1) cycles, D = reciprocal_bits cycles of the
+    divider. The first leaves when all of it has entered and its scale is made.
+    """
+    M, K = _check_groups(params, M, K)
+    groups, t = M * (K // params.group), params.group_beats
+    waits = {Scale.POT: t + 1, Scale.REAL: t + params.reciprocal_bits + 2, Scale.STATIC: 0}[params.scale]
+    total = (groups - 1) * params.period + waits + t + LANE_STAGES
+    return Timing(
+        total_cycles=total,
+        load_cycles=0 * groups,
+        stream_cycles=groups * t,
+        drain_cycles=total - groups * t,
+        work=M * K,
+        peak_per_cycle=params.lanes,
+    )
+
+
+def ops(params: QuantizerParams, M: int, K: int) -> tuple[Op, ...]:
+    """Operations of a run without stalls.
+
+    A value takes a negation (integers) and a comparison as it enters; another negation, a product (`real`, `static`), a
+    difference of exponents (FP16), a shift, the addition of a rounding and a negation as it leaves. A group takes a
+    subtraction a cycle of the divider. Buffers and a group's registers are written once a value or group, the
+    divider's once each of its cycles, those of the lanes in every cycle.
+    """
+    M, K = _check_groups(params, M, K)
+    cycles, groups = timing(params, M, K).total_cycles, M * (K // params.group)
+    dynamic = () if params.scale is Scale.STATIC else _group_ops(params, M * K, groups)
+    return (*dynamic, *_lane_ops(params, M * K, cycles))
+
+
+def _group_ops(p: QuantizerParams, count: int, groups: int) -> tuple[Op, ...]:
+    found = [Op("add", count, p.peak_bits), Op("reg", count, p.in_bits), Op("mux", count, p.in_bits, p.buffer_beats)]
+    found += [] if p.is_float else [Op("add", count, p.in_bits)]
+    found += [Op("reg", groups * p.group_beats, p.peak_bits)] if p.group_beats > 1 else []
+    found += [Op("reg", groups, p.peak_bits + p.anchor_bits)]
+    if p.scale is Scale.POT:
+        return (*found, Op("reg", groups, 1))
+    d = p.reciprocal_bits
+    divider = [Op("add", groups * d, p.digits + 1), Op("reg", groups * d, d), Op("reg", groups * (d + 2), p.digits)]
+    handed = [Op("add", groups, d), Op("reg", groups, d + p.peak_bits), Op("reg", groups, p.anchor_bits + p.peak_bits)]
+    return (*found, *divider, *handed)
+
+
+def _lane_ops(p: QuantizerParams, count: int, cycles: int) -> tuple[Op, ...]:
+    zeros = {Scale.POT: p.bits - 2, Scale.REAL: 0}.get(p.scale, HALF_SPARE * p.is_float)  # below a word: no registers
+    found = [Op("reg", cycles * p.lanes, p.word_bits - zeros + 1 + p.bits), *[Op("add", count, p.bits)] * 2]
+    if p.scale is not Scale.POT:
+        other = p.reciprocal_bits if p.scale is Scale.REAL else (p.multiplier or 0).bit_length()
+        found.append(Op("mul", count, p.digits, other))
+    if p.is_float:
+        found += [Op("add", count, p.places_bits), Op("reg", cycles * p.lanes, p.places_bits)]
+    else:
+        found.append(Op("add", count, p.in_bits))
+    if p.scale is not Scale.STATIC:
+        # of a power of two the shift is the scale's own exponent, which moves along anyway
+        found += [] if p.is_float or p.scale is Scale.POT else [Op("reg", cycles, p.anchor_bits)]
+        found.append(Op("reg", cycles * LANE_STAGES, p.anchor_bits + 1 if p.scale is Scale.POT else p.peak_bits))
+    if p.is_float or p.scale is not Scale.STATIC:
+        found.append(Op("shift", count, p.word_bits, p.most_places))
+    return tuple(found)
+
+
+def beats(params: QuantizerParams, X: NDArray[Any]) -> Beats:
+    """Input beats: `i_x` {x[lanes]}, integers or patterns of FP16, row by row."""
+    x = half_bits(half("X", X)) if params.is_float else X.astype(np.int64)
+    return {"i_x": {"x": x.reshape(-1, params.lanes)}}
+
+
+def result(params: QuantizerParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
+    """`golden`'s from the beats of `o_y` {y[lanes], scale}; static: {y[lanes]}."""
+    m, k = operands[0].shape
+    codes = out_beats["y"].reshape(m, k)
+    if params.scale is Scale.STATIC:
+        return codes
+    return _side_by_side(params, codes, out_beats["scale"][:: params.group_beats].reshape(m, -1))
+
+
+def trace(params: QuantizerParams, stimulus: Stimulus) -> Trace:
+    """Every port of every cycle; payload fields as in `beats` and `result`, the scale with every beat of its group."""
+    x = stimulus.beats["i_x"]["x"]
+    index, ready = step_streams(_control(params), stimulus, "o_y", len(x))
+    codes, scales = _codes(params, (half_of(x) if params.is_float else x).reshape(-1, params.group))
+    out: dict[str, Ints] = {"y": codes.reshape(-1, params.lanes)}
+    if params.scale is not Scale.STATIC:
+        out["scale"] = np.repeat(scales, params.group_beats)
+    return assemble_trace(stimulus, index, ready, "o_y", out)
+
+
+def _control(params: QuantizerParams) -> Control:
+    return PipelineControl(LANE_STAGES, "i_x") if params.scale is Scale.STATIC else GroupControl(params)
+
+
+class GroupControl:
+    """A buffer that fills, at most one largest magnitude that waits, a divider, and the group that leaves."""
+
+    def __init__(self, params: QuantizerParams) -> None:
+        self.beats, self.room = params.group_beats, params.buffer_beats
+        self.divide = params.reciprocal_bits if params.scale is Scale.REAL else None
+        self.filled = self.entered = self.left = self.sent = 0
+        """beats in the buffer; of the group that enters; still to leave; that have left"""
+        self.waiting = False
+        self.dividing: int | None = None
+        """cycles that the divider still needs; none while it has no group"""
+        self.pipeline = PipelineControl(LANE_STAGES, "")
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        blocked = self.entered == self.beats - 1 and self.waiting and not self.handed(accept)
+        return {"i_x": self.filled < self.room and not blocked}
+
+    def free(self, accept: bool) -> bool:
+        """Another group may leave from the next cycle on."""
+        return self.left == 0 or (self.left == 1 and self.pipeline.advance(accept))
+
+    def delivered(self, accept: bool) -> bool:
+        return self.dividing == 0 and self.free(accept)
+
+    def handed(self, accept: bool) -> bool:
+        """The largest magnitude goes on."""
+        if self.divide is None:
+            return self.waiting and self.free(accept)
+        return self.waiting and (self.dividing is None or self.delivered(accept))
+
+    def shown(self) -> int | None:
+        return self.pipeline.shown()
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        handed, delivered = self.handed(accept), self.delivered(accept)
+        reading = self.left > 0 and self.pipeline.advance(accept)
+        self.pipeline.clock({"": self.sent} if reading else {}, accept)
+        self.sent, self.left = self.sent + reading, self.left - reading
+        if delivered or (handed and self.divide is None):
+            self.left = self.beats
+        self._divide(handed, delivered)
+        self._fill(bool(taken), reading, handed)
+
+    def _divide(self, handed: bool, delivered: bool) -> None:
+        if handed and self.divide is not None:
+            self.dividing = self.divide
+        elif delivered:
+            self.dividing = None
+        elif self.dividing:
+            self.dividing -= 1
+
+    def _fill(self, taken: bool, reading: bool, handed: bool) -> None:
+        self.filled += taken - reading
+        self.entered = (self.entered + taken) % self.beats
+        self.waiting = (self.waiting and not handed) or (taken and self.entered == 0)
+
+
+def shape_of(params: QuantizerParams, X: NDArray[Any]) -> dict[str, int]:
+    """The run's M and K."""
+    return {"M": X.shape[0], "K": X.shape[1]}
+
+
+def sample(
+    params: QuantizerParams, rng: np.random.Generator, M: int | None = None, K: int | None = None
+) -> tuple[NDArray[Any], ...]:
+    """Random X, of a random small shape where none is given, with groups of zeros and of small values among them."""
+    m, groups = gemm.random_shape(rng, 3, 2)
+    shape = (M or m, K or groups * params.group)
+    if params.is_float:
+        return (_with_zeros(params, rng, random_halves(rng, shape)),)
+    low, high = signed_range(params.in_bits)
+    x = gemm.random_codes(rng, shape, low, high)
+    few = rng.integers(0, params.in_bits, x.size // params.group) * (rng.random(x.size // params.group) < 0.5)
+    return (_with_zeros(params, rng, x >> np.repeat(few, params.group).reshape(shape)),)
+
+
+def _with_zeros(params: QuantizerParams, rng: np.random.Generator, x: NDArray[Any]) -> NDArray[Any]:
+    parts = x.reshape(-1, params.group)
+    parts[rng.random(len(parts)) < 0.15] = 0
+    return x

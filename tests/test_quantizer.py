@@ -1,0 +1,338 @@
+"""Quantizer and dequantizer against exact integers and fractions, and against float64."""
+
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+import rtl.dequantizer
+import rtl.quantizer
+from hwsim.verify import verify
+from models.bits import Rounding
+from models.catalog import unit
+from models.dequantizer import DequantizerParams
+from models.floats import random_halves
+from models.quantizer import QuantizerParams, quantized, values
+from models.unit import InputError
+
+QUANTIZER, DEQUANTIZER = unit("quantizer"), unit("dequantizer")
+
+
+def quotients(numerator, denominator, rounding):
+    """numerator / denominator of integers, rounded: by whole numbers alone."""
+    sign, n = np.sign(numerator), np.abs(numerator)
+    whole, rest = n // denominator, n % denominator
+    up = {
+        Rounding.NEAREST_EVEN: (2 * rest > denominator) | ((2 * rest == denominator) & (whole % 2 == 1)),
+        Rounding.NEAREST_AWAY: 2 * rest >= denominator,
+        Rounding.FLOOR: (rest > 0) & (sign < 0),
+        Rounding.TRUNCATE: np.zeros_like(rest, dtype=bool),
+    }[rounding]
+    return sign * (whole + up)
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("in_bits, bits", [(2, 2), (5, 3), (6, 6), (9, 4)])
+def test_every_value_under_every_peak_has_the_code_of_the_exact_quotient(in_bits, bits, rounding):
+    top = 1 << (in_bits - 1)
+    peaks, x = (part.ravel() for part in np.meshgrid(np.arange(1, top + 1), np.arange(-top, top)))
+    peaks, x = peaks[np.abs(x) <= peaks], x[np.abs(x) <= peaks]
+    p = QuantizerParams(group=2, lanes=1, in_bits=in_bits, bits=bits, rounding=rounding)
+    codes, scales = quantized(p, np.stack([x, -peaks], axis=1))
+    assert (scales[:, 0] == peaks).all()
+    assert (codes[:, 0] == quotients(x * p.largest, peaks, rounding)).all()
+
+
+@pytest.mark.parametrize("in_bits, bits", [(12, 8), (16, 4), (24, 12)])
+def test_codes_of_wide_integers_are_exact_at_ties_and_beside_them(in_bits, bits):
+    rng, top = np.random.default_rng(in_bits), 1 << (in_bits - 1)
+    p = QuantizerParams(group=64, lanes=64, in_bits=in_bits, bits=bits)
+    peaks = rng.integers(1, top + 1, (500, 1)) >> rng.integers(0, in_bits - 1, (500, 1))
+    peaks = np.maximum(peaks, 1)
+    halves = 2 * rng.integers(-p.largest, p.largest, (500, 64)) + 1  # of 1/2: codes change there
+    x = np.clip(halves * peaks // (2 * p.largest) + rng.integers(-1, 2, (500, 64)), -peaks, np.minimum(peaks, top - 1))
+    x[:, :1] = -peaks
+    codes, scales = quantized(p, x)
+    assert (scales == peaks).all()
+    assert (codes == quotients(x * p.largest, peaks, Rounding.NEAREST_EVEN)).all()
+    assert (x * p.largest * 2 % peaks == 0).any()
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("bits", [2, 4, 8, 11])
+def test_codes_of_halves_are_exact(bits, rounding):
+    p = QuantizerParams(group=16, lanes=4, act_format="fp16", bits=bits, rounding=rounding)
+    for seed in range(30):
+        x = random_halves(np.random.default_rng(seed), (40, 16))
+        whole = np.ldexp(x.astype(np.float64), 24).astype(np.int64)  # every half is a multiple of 2^-24
+        peaks = np.maximum(np.abs(whole).max(axis=1, keepdims=True), 1)
+        codes, scales = quantized(p, x)
+        assert (codes == quotients(whole * p.largest, peaks, rounding)).all()
+        held = scales.astype(np.uint16).view(np.float16)
+        assert (held == np.where(whole.any(axis=1, keepdims=True), np.abs(x).max(axis=1, keepdims=True), 1)).all()
+
+
+@pytest.mark.parametrize("fraction_bits", [13, 16, 19, 25])
+def test_fewer_fraction_bits_move_some_codes_by_one_away_from_zero(fraction_bits):
+    """A quotient is too large by less than 2^(W - F), so that about as many codes at most cross a half; and ties do."""
+    p = QuantizerParams(group=32, lanes=8, in_bits=12, bits=8, fraction_bits=fraction_bits)
+    x = np.random.default_rng(5).integers(-2048, 2048, (4000, 32))
+    want = quotients(x * p.largest, np.abs(x).max(axis=1, keepdims=True), Rounding.NEAREST_EVEN)
+    off = quantized(p, x)[0] - want
+    assert set(np.unique(off * np.sign(want))) <= {0, 1}
+    ties = (2 * x * p.largest % np.abs(x).max(axis=1, keepdims=True) == 0).mean()
+    assert (off != 0).mean() <= 2.0 ** (12 - fraction_bits) + ties
+    assert (off != 0).any() == (fraction_bits < 25)
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_powers_of_two_follow_the_floor_rule(act_format, bits):
+    p = QuantizerParams(group=8, lanes=4, act_format=act_format, bits=bits, scale="pot")
+    for seed in range(30):
+        rng = np.random.default_rng(seed)
+        [x] = QUANTIZER.sample(p, rng, M=20, K=32)
+        groups = x.astype(np.float64).reshape(-1, 8)
+        peaks = np.abs(groups).max(axis=1, keepdims=True)
+        scale = np.where(peaks > 0, 2.0 ** (np.floor(np.log2(np.where(peaks > 0, peaks, 1))) - (bits - 2)), 1)
+        codes, scales = quantized(p, x)
+        assert (2.0 ** (scales.reshape(-1, 1) - 127) == scale).all()
+        assert (codes.reshape(-1, 8) == np.clip(np.rint(groups / scale), -p.largest, p.largest)).all()
+        assert (values(p, x) == (codes.reshape(-1, 8) * scale).reshape(x.shape)).all()
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+@pytest.mark.parametrize("rounding", Rounding)
+def test_static_scales_multiply_shift_round_and_limit(act_format, rounding):
+    multiplier, shift = 1234, 17
+    more = {"scale": "static", "multiplier": multiplier, "shift": shift, "rounding": rounding}
+    p = QuantizerParams(group=4, lanes=4, act_format=act_format, bits=8, **more)
+    for seed in range(20):
+        [x] = QUANTIZER.sample(p, np.random.default_rng(seed), M=20, K=32)
+        whole = np.ldexp(x.astype(np.float64), 24).astype(np.int64)
+        want = quotients(whole * multiplier, 1 << (24 + shift), rounding)
+        assert (QUANTIZER.golden(p, x) == np.clip(want, -127, 127)).all()
+    assert values(p, np.full((1, 4), 64, dtype=x.dtype))[0, 0] == pytest.approx(64, abs=(1 << shift) / multiplier)
+
+
+@pytest.mark.parametrize("scale, wanted", [("pot", 127), ("real", 1)])
+def test_a_group_of_zeros_has_scale_one_and_its_neighbours_their_own(scale, wanted):
+    p = QuantizerParams(group=4, lanes=2, in_bits=12, scale=scale)
+    codes, scales = quantized(p, np.array([[0, 0, 0, 0, 5, -9, 0, 3]]))
+    assert (codes[0, :4] == 0).all()
+    assert codes[0, 5] == (-9 * 2**3 if scale == "pot" else -127)
+    assert scales.tolist() == [[wanted, 127 + 3 - 6 if scale == "pot" else 9]]
+
+
+def test_a_value_is_within_half_a_step():
+    p = QuantizerParams(group=16, lanes=4, in_bits=12, bits=6)
+    x = np.random.default_rng(2).integers(-2048, 2048, (50, 64))
+    step = np.abs(x).reshape(50, 4, 16).max(axis=2).repeat(16, axis=1) / 31
+    assert (np.abs(values(p, x) - x) <= step / 2 + 1e-9).all()
+
+
+def test_groups_leave_at_the_pace_of_the_lanes_or_of_the_divider():
+    slow = QuantizerParams(group=8, lanes=2, in_bits=12, bits=4)  # 4 beats; 17 bits of the reciprocal
+    assert slow.reciprocal_bits == 12 + 1 + 4
+    cycles = [QUANTIZER.timing(slow, M=m, K=8).total_cycles for m in (1, 2, 3)]
+    # 4 in, 1 to hand over, 17 bits, 1 to hand on, 4 out, 2 stages
+    assert cycles == [4 + 1 + 17 + 1 + 4 + 2 - 0, 29 + 18, 29 + 36]
+    fast = QuantizerParams(group=64, lanes=2, in_bits=12, bits=4)
+    assert QUANTIZER.timing(fast, M=3, K=64).total_cycles == 3 * 32 + 32 + 1 + 17 + 1 + 2
+    pot = QuantizerParams(group=8, lanes=2, in_bits=12, bits=4, scale="pot")
+    assert QUANTIZER.timing(pot, M=3, K=8).total_cycles == 3 * 4 + 4 + 1 + 2
+
+
+@pytest.mark.parametrize(
+    "values_, message",
+    [
+        ({"group": 12}, "group must be a multiple of lanes=8, not 12; nearest: 8"),
+        ({"in_bits": 4}, "bits must be at most the digits of a value, 4, not 8"),
+        ({"act_format": "fp16", "in_bits": 12}, "act_format=fp16 needs in_bits=16, not 12"),
+        ({"scale": "pott"}, "scale='pott' is unknown; did you mean 'pot'"),
+        ({"scale": "pot", "fraction_bits": 20}, "scale=pot takes no fraction_bits, not 20"),
+        ({"fraction_bits": 16}, "fraction_bits must be a whole number from 17 to 33, not 16"),
+        ({"multiplier": 3}, "scale=real takes no multiplier, not 3"),
+        ({"scale": "static", "group": 8, "multiplier": 3}, "scale=static needs shift"),
+        ({"scale": "static"}, "scale=static shares nothing: group must be lanes=8, not 32"),
+    ],
+)
+def test_quantizers_that_cannot_be_are_refused(values_, message):
+    with pytest.raises(InputError, match=message):
+        QUANTIZER.params(**values_)
+
+
+def test_values_that_the_quantizer_cannot_take_are_refused():
+    with pytest.raises(InputError, match=r"X\[0, 3\]: 40000 is outside"):
+        quantized(QuantizerParams(group=4, lanes=4), np.array([[0, 1, 2, 40000]]))
+    with pytest.raises(InputError, match=r"X\[0, 1\]: nan is not finite"):
+        quantized(QuantizerParams(group=2, lanes=2, act_format="fp16"), np.array([[0, np.nan]]))
+    with pytest.raises(InputError, match="K must be a multiple of 32 values"):
+        QUANTIZER.timing(QuantizerParams(), M=1, K=40)
+
+
+def found(params, cases=8):
+    return verify(params, cases=cases, seed=2).findings
+
+
+@pytest.mark.parametrize("preset", ["short", "pot", "fp16", "static"])
+def test_a_dropped_round_bit_is_found(monkeypatch, preset):
+    honest = rtl.quantizer.round_up
+    monkeypatch.setattr(rtl.quantizer, "round_up", lambda r, n, odd, half, below: honest(r, n, odd, 0, below) & half)
+    assert found(QUANTIZER.preset(preset))
+
+
+@pytest.mark.parametrize("preset", ["default", "short", "pot", "fp16", "smallest"])
+def test_a_peak_that_is_wrong_by_one_is_found(monkeypatch, preset):
+    honest = rtl.quantizer.largest
+    monkeypatch.setattr(rtl.quantizer, "largest", lambda m, numbers: honest(m, numbers) ^ 1)
+    assert found(QUANTIZER.preset(preset))
+
+
+@pytest.mark.parametrize("preset", ["default", "pot", "fp16", "fp16-pot"])
+def test_a_peak_that_misses_a_lane_is_found(monkeypatch, preset):
+    honest = rtl.quantizer.largest
+    monkeypatch.setattr(rtl.quantizer, "largest", lambda m, numbers: honest(m, numbers[1:]))
+    assert found(QUANTIZER.preset(preset))
+
+
+@pytest.mark.parametrize("preset", ["short", "pot", "fp16", "static", "fp16-static"])
+def test_a_missing_sign_is_found(monkeypatch, preset):
+    honest = rtl.quantizer.signed_code
+    monkeypatch.setattr(
+        rtl.quantizer,
+        "signed_code",
+        lambda m, w, places, _n, bits, r: honest(m, w, places, rtl.quantizer.Const(0), bits, r),
+    )
+    assert found(QUANTIZER.preset(preset))
+
+
+CASTS = {"fp16": np.float16, "fp32": np.float32}
+
+
+@pytest.mark.parametrize("out_format", CASTS)
+@pytest.mark.parametrize("zero_points", [False, True])
+def test_half_scales_give_the_products_of_single_precision(out_format, zero_points):
+    """Products of 9 by 11 digits: exact in single precision, which numpy rounds to half precision."""
+    p = DequantizerParams(
+        group=8, lanes=4, out_format=out_format, out_bits=16 if out_format == "fp16" else 32, zero_points=zero_points
+    )
+    for seed in range(30):
+        q, scales, *zeros = DEQUANTIZER.sample(p, np.random.default_rng(seed), M=10, K=32)
+        each = [np.repeat(part, 8, axis=1).astype(np.float32) for part in (scales, *zeros)]
+        with np.errstate(over="ignore", under="ignore"):
+            want = ((q - each[1] if zeros else q.astype(np.float32)) * each[0]).astype(CASTS[out_format])
+        got = DEQUANTIZER.golden(p, q, scales, *zeros)
+        assert got.dtype == want.dtype
+        assert (got == want).all()
+
+
+def test_wide_products_are_rounded_to_the_nearer_single_and_ties_to_even():
+    p = DEQUANTIZER.preset("wide")
+    rng = np.random.default_rng(4)
+    q, zeros = rng.integers(-2048, 2048, (20, 40)), rng.integers(-2048, 2048, (20, 10))
+    scales = rng.integers(1 << 20, 1 << 24, (20, 10))
+    y = DEQUANTIZER.golden(p, q, scales, zeros)
+    for got, code, scale, zero in zip(y.flat, q.flat, scales.repeat(4), zeros.repeat(4), strict=True):
+        exact = int(scale) * (int(code) - int(zero))
+        near = [abs(Fraction(float(np.nextafter(got, np.float32(to)))) - exact) for to in (-np.inf, np.inf)]
+        error = abs(Fraction(float(got)) - exact)
+        assert error <= min(near)
+        assert error < min(near) or not got.view(np.uint32) & 1
+
+
+@pytest.mark.parametrize("scale", [0, 100, 127, 254])
+def test_powers_of_two_scale_without_rounding_until_they_leave_the_format(scale):
+    p = DEQUANTIZER.preset("pot-fp32")
+    q = np.arange(-8, 8).reshape(1, 16)
+    y = DEQUANTIZER.golden(p, q, np.full((1, 4), scale))
+    want = [Fraction(int(code)) * Fraction(2) ** (scale - 127) for code in q.flat]
+    fits = [abs(w) < 2**128 for w in want]
+    assert [Fraction(float(g)) == w for g, w, f in zip(y.flat, want, fits, strict=True) if f] == [True] * sum(fits)
+    assert all(np.isinf(g) for g, f in zip(y.flat, fits, strict=True) if not f)
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("shift", [0, 1, 5, 20])
+def test_integers_are_shifted_rounded_and_limited(shift, rounding):
+    p = DequantizerParams(
+        group=4, lanes=4, scale_format="int", scale_bits=7, out_format="int", out_bits=9, shift=shift, rounding=rounding
+    )
+    for seed in range(20):
+        q, scales = DEQUANTIZER.sample(p, np.random.default_rng(seed), M=10, K=32)
+        want = quotients(q * scales.repeat(4, axis=1), 1 << shift, rounding)
+        assert (DEQUANTIZER.golden(p, q, scales) == np.clip(want, -256, 255)).all()
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+def test_codes_and_power_of_two_scales_come_back_as_the_quantizers_values(act_format):
+    quantizer = QuantizerParams(group=8, lanes=4, act_format=act_format, scale="pot")
+    back = DequantizerParams(group=8, lanes=4, scale_format="e8m0", scale_bits=8, out_format="fp32", out_bits=32)
+    for seed in range(10):
+        [x] = QUANTIZER.sample(quantizer, np.random.default_rng(seed), M=5, K=32)
+        assert (DEQUANTIZER.golden(back, *quantized(quantizer, x)) == values(quantizer, x)).all()
+
+
+def test_a_beat_of_codes_enters_a_cycle_after_the_first_scale():
+    t = DEQUANTIZER.timing(DequantizerParams(group=16, lanes=8), M=5, K=64)
+    assert t.total_cycles == 1 + 5 * 8 + 2
+
+
+@pytest.mark.parametrize(
+    "values_, message",
+    [
+        ({"group": 12}, "group must be a multiple of lanes=8, not 12; nearest: 8"),
+        ({"scale_format": "e8m0"}, "scale_format=e8m0 needs scale_bits=8, not 16"),
+        ({"out_format": "fp32"}, "out_format=fp32 needs out_bits=32, not 16"),
+        ({"out_format": "int", "shift": 3}, "out_format=int needs scale_format=int, not fp16"),
+        ({"out_format": "int", "scale_format": "int"}, "out_format=int needs shift"),
+        ({"shift": 3}, "out_format=fp16 takes no shift, not 3"),
+        ({"rounding": "floor"}, "out_format=fp16 rounds to nearest even, not floor"),
+    ],
+)
+def test_dequantizers_that_cannot_be_are_refused(values_, message):
+    with pytest.raises(InputError, match=message):
+        DEQUANTIZER.params(**values_)
+
+
+@pytest.mark.parametrize(
+    "scales, message",
+    [
+        (np.array([[1.0]]), r"scales are \(1, 1\), not \(1, 2\)"),
+        (np.array([[1.0, -1.0]]), "a negative one"),
+        (np.array([[1.0, np.inf]]), r"scales\[0, 1\]: inf is not finite"),
+    ],
+)
+def test_scales_that_are_none_are_refused(scales, message):
+    with pytest.raises(InputError, match=message):
+        DEQUANTIZER.golden(DequantizerParams(group=8, lanes=8), np.zeros((1, 16), dtype=np.int64), scales)
+    with pytest.raises(InputError, match="code 255 is no number"):
+        DEQUANTIZER.golden(DEQUANTIZER.preset("pot"), np.zeros((1, 8), dtype=np.int64), np.array([[255]]))
+    with pytest.raises(InputError, match="zeros"):
+        DEQUANTIZER.golden(DEQUANTIZER.preset("zeros"), np.zeros((1, 6), dtype=np.int64), np.ones((1, 1)))
+
+
+@pytest.mark.parametrize("preset", ["default", "fp32", "wide", "pot", "int"])
+def test_a_lane_without_its_sign_is_found(monkeypatch, preset):
+    unsigned = lambda honest: lambda m, value, *rest: honest(m, abs(value).as_signed(), *rest)  # noqa: E731
+    for name in ("packed_float", "rounded_integer"):
+        monkeypatch.setattr(rtl.dequantizer, name, unsigned(getattr(rtl.dequantizer, name)))
+    assert found(DEQUANTIZER.preset(preset))
+
+
+def test_bits_that_vanish_below_a_subnormal_are_found(monkeypatch):
+    """Of powers of two: an integer times a half is a multiple of the least subnormal."""
+    honest = rtl.dequantizer.shifted_right
+    monkeypatch.setattr(
+        rtl.dequantizer, "shifted_right", lambda m, w, n: (honest(m, w, n)[0], rtl.dequantizer.Const(0))
+    )
+    assert found(DEQUANTIZER.preset("pot"), cases=24)
+
+
+@pytest.mark.parametrize("preset", ["int", "int-away", "int-truncate"])
+def test_a_dropped_rounding_is_found(monkeypatch, preset):
+    honest = rtl.dequantizer.rounded_integer
+    monkeypatch.setattr(
+        rtl.dequantizer, "rounded_integer", lambda m, v, shift, _r, bits: honest(m, v, shift, Rounding.FLOOR, bits)
+    )
+    assert found(DEQUANTIZER.preset(preset))
