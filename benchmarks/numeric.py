@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from benchmarks.measure import Result, absolute, alternate, confirm, ratio, repeat
 from hwsim.simulate import in_units, is_float, random_operands, simulate_gemm
-from hwsim.transforms import fwht
+from hwsim.transforms.fwht import fwht
 from models.catalog import UNITS, unit
 from models.ent import digits
 from models.lutgemm import BcqWeights

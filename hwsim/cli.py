@@ -119,13 +119,18 @@ def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
 def _params(entry: Unit, preset: str | None, settings: list[str] | None) -> Any:
     """The params that --preset and NAME=VALUE settings describe."""
     start = dict(fields_of(entry.preset(preset))) if preset else {}
-    values: dict[str, Any] = {}
+    return entry.params(**{**start, **_settings(settings)})
+
+
+def _settings(settings: list[str] | None) -> dict[str, str]:
+    """NAME=VALUE settings, several in one text separated by commas."""
+    values: dict[str, str] = {}
     for setting in (part for text in settings or [] for part in text.split(",")):
         name, equals, value = setting.partition("=")
         require(bool(equals), f"--set {setting!r}: NAME=VALUE is needed, such as rows=16")
         require(name.strip() not in values, f"--set {name.strip()} is given twice")
         values[name.strip()] = value.strip()
-    return entry.params(**{**start, **values})
+    return values
 
 
 def _describe(params: Any) -> str:
@@ -524,6 +529,74 @@ def _counting() -> Iterator[Any]:
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task("synthesising", total=None)
         yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
+
+
+@app.command(
+    epilog="Example: hwsim accuracy minilm --weights int4 --activations int4 --transform quarot --quantizer gptq"
+)
+def accuracy(
+    network: Annotated[str, typer.Argument(metavar="NETWORK", help="a network, or a folder of a Llama-family model")],
+    weights: Annotated[str, typer.Option(metavar="FORMAT", help="such as int4, mxfp4 or int4:group=128")],
+    activations: Annotated[str, typer.Option(metavar="FORMAT", help="integers are asymmetric a token if not said")],
+    transform: Annotated[str, typer.Option(metavar="NAME", help="joined by +, first to last")] = "none",
+    quantizer: Annotated[str, typer.Option(metavar="NAME", help="how weights find their codes")] = "rtn",
+    cache: Annotated[str | None, typer.Option(metavar="FORMAT", help="of cached keys and values")] = None,
+    engine: Annotated[str | None, typer.Option(metavar="UNIT", help="computes every product, bit for bit")] = None,
+    settings: Settings = None,
+    seed: Annotated[int, typer.Option(min=0, help="of the network, the transform and the quantizer")] = 1,
+    draws: Annotated[int, typer.Option(min=1, max=100, help="seeds of a random transform, from --seed on")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Quantize a network: its end metric, each layer's relative output error, and what the transform costs online."""
+    from hwsim.accuracy import Choice, measure
+
+    choice = Choice(
+        network=network,
+        weights=weights,
+        activations=activations,
+        transform=transform,
+        quantizer=quantizer,
+        cache=cache,
+        engine=engine,
+        settings=_settings(settings),
+        seed=seed,
+        draws=draws,
+    )
+    with _status() as progress:
+        answer = measure(choice, progress)
+    if as_json:
+        _print_json({"choice": choice, **_plain(answer)})
+        return
+    how = f"{network}: weights {weights}, activations {activations}, {transform}, {quantizer}"
+    rows = [
+        [name, f"{value:.4f}", f"{answer.float_metrics[name]:.4f}", *_spread(answer, name)]
+        for name, value in answer.metrics.items()
+    ]
+    _table(how, ["metric", "quantized", "float", *(["mean of draws", "deviation"] if answer.spread else [])], rows)
+    online = answer.online
+    figures = [["bits per weight", f"{answer.bits_per_weight:.3f}"]]
+    figures += [["additions online, a token", f"{online.adds:,}"], ["multiplies online", f"{online.multiplies:,}"]]
+    _table("cost", ["figure", "value"], figures)
+    errors = [[name, f"{error:.4f}"] for name, error in answer.layer_errors.items()]
+    _table("relative output error of each layer, given the float network's activations", ["layer", "error"], errors)
+    print(*answer.notes, sep="\n", end="\n" if answer.notes else "")
+
+
+def _spread(answer: Any, name: str) -> list[str]:
+    return [f"{answer.mean[name]:.4f}", f"{answer.spread[name]:.4f}"] if answer.spread else []
+
+
+@contextlib.contextmanager
+def _status() -> Iterator[Any]:
+    """A line that tells what is being done, on a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda _text: None
+        return
+    with console.status("starting") as status:
+        yield lambda text: status.update(text.replace("[", "\\["))
 
 
 @app.command(epilog="Example: hwsim sweep sweeps/quickstart.yaml --workers 2")

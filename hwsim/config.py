@@ -45,6 +45,7 @@ class Point:
     transform: str
     unit: str
     params: tuple[tuple[str, Value], ...] = ()
+    quantizer: str = "rtn"
 
     @property
     def format(self) -> str:
@@ -57,8 +58,9 @@ class Point:
 
     @property
     def label(self) -> str:
-        """Engine, format and transform: the point within its study."""
-        return f"{self.engine} {self.format} {self.transform}"
+        """Engine, format, transform and quantizer (round to nearest goes without saying): the point in its study."""
+        quantizer = "" if self.quantizer == "rtn" else f" {self.quantizer}"
+        return f"{self.engine} {self.format} {self.transform}{quantizer}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
@@ -115,6 +117,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+_Transform = Annotated[str, Field(pattern=rf"^{NAME}(\+{NAME})*$", max_length=256)]
 _Choices = Field(min_length=1, max_length=1000)
 _Formats = Annotated[tuple[Annotated[str, AfterValidator(_format_name)], ...], AfterValidator(_distinct), _Choices]
 
@@ -132,14 +135,17 @@ class Engine(BaseModel):
 
 
 class Study(BaseModel):
-    """A sweep file: every format with every transform on every engine."""
+    """A sweep file: every format with every transform and quantizer on every engine."""
 
     model_config = _STRICT
     name: _Name
     network: _Name
     seed: int = Field(ge=0, lt=2**32)
     formats: _Formats
-    transforms: Annotated[tuple[_Name, ...], AfterValidator(_distinct)] = _Choices
+    transforms: Annotated[tuple[_Transform, ...], AfterValidator(_distinct)] = _Choices
+    quantizers: Annotated[tuple[_Name, ...], AfterValidator(_distinct)] = Field(
+        min_length=1, max_length=1000, default=("rtn",)
+    )
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
 
     def points(self) -> tuple[Point, ...]:
@@ -156,8 +162,11 @@ class Study(BaseModel):
                 transform=transform,
                 unit=engine.unit,
                 params=tuple(sorted(engine.params.items())),
+                quantizer=quantizer,
             )
-            for transform, engine, name in itertools.product(self.transforms, self.engines, self.formats)
+            for transform, quantizer, engine, name in itertools.product(
+                self.transforms, self.quantizers, self.engines, self.formats
+            )
             if engine.formats is None or name in engine.formats
         )
 
@@ -179,7 +188,7 @@ def load_study(path: Path) -> Study:
             place = document.place(("engines", index, "formats", entry))
             rule = f"{place}: {name} is not among the study's formats"
             require(name in study.formats, f"{rule}; {nearest(name, study.formats)}")
-    count = len(study.formats) * len(study.transforms) * len(study.engines)
+    count = len(study.formats) * len(study.transforms) * len(study.quantizers) * len(study.engines)
     require(count <= MAX_POINTS, f"{path}: {count} points; {MAX_POINTS} at most")
     return study
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from hwsim.config import Point
 from hwsim.energy import energy_by_kind_pj, energy_pj
+from hwsim.metrics import NETWORK_METRICS
+from hwsim.transforms.maps import Cost
 from models.catalog import unit
 from models.floats import HALF_BITS, ActFormat
-from models.unit import Kind, Op, Timing, require
+from models.unit import Kind, Op, Timing, Unit, require
 
 SPREAD_SEEDS = 5
 """draws of a random transform over which the accuracy's standard deviation is taken"""
@@ -42,108 +44,120 @@ def engine_params(point: Point) -> Any:
 
 
 def check(point: Point) -> dict[str, dict[str, Any]]:
-    """Every parameter of the point's hardware, defaults included: role (`engine`, `transform`) -> name -> value.
+    """What the point is made of, defaults included: role (`engine`, `transform`, `quantizer`) -> name -> value.
 
-    InputError where the point cannot be evaluated: parameters, network, transform.
+    InputError where the point cannot be evaluated: parameters, network, transform, quantizer.
     """
     from hwsim.networks import NETWORKS
+    from hwsim.quantizers import get_quantizer
+    from hwsim.transforms import options_of
     from models.formats import get_format
     from models.unit import fields_of, nearest
 
     params = engine_params(point)
     require(point.network in NETWORKS, f"no network {point.network!r}; {nearest(point.network, NETWORKS)}")
-    transform = _transform_unit(point)
     name, options = unit(point.unit).weight_format(params)
     get_format(name, **options)
-    roles = {"engine": params} | ({"transform": transform[1]} if transform else {})
-    return {role: dict(fields_of(made)) for role, made in roles.items()}
+    roles = {
+        "engine": dict(fields_of(params)),
+        "transform": options_of(point.transform),
+        "quantizer": asdict(get_quantizer(point.quantizer)),
+    }
+    return {role: values for role, values in roles.items() if values}
 
 
 def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:
     """All metrics of the point by their names in `hwsim.metrics`, and `ops`: the energy in pJ by kind of operation.
 
-    The network's test set is one batch. Engine and transform unit run one after the other, at the clock of the slower;
-    both are in cycles, energy and area. What stands outside them (zero-point correction, scales, bias, activation
-    functions) is in none of the three. `liberty` replaces the built-in cell library.
+    Cycles and energy are of the network's workload. Engine and transform units run one after the other, at the clock of
+    the slowest; all are in cycles, energy and area. What stands outside them (zero-point correction, scales, bias,
+    activation functions, layers kept in float) is in none of the three. `liberty` replaces the built-in cell library.
     """
     params = engine_params(point)
-    numbers, shapes = _accuracy(point, params)
-    runs = _runs(point, params, shapes)
-    return {**numbers, **_cost(runs, _areas(point, params, liberty), batch=shapes[0]["M"])}
+    numbers, work = _accuracy(point, params)
+    runs = _runs(unit(point.unit), params, work)
+    batch = _network(point).batch
+    return {**numbers, **_cost(runs, _areas(runs, liberty), batch=batch)}
 
 
-def _transform(name: str, seed: int) -> Any:
-    from hwsim.transforms import get_transform
-
-    return get_transform(name, **({"seed": seed} if name != "none" else {}))
-
-
-@cache
-def _network(name: str, seed: int) -> Any:
+def _network(point: Point) -> Any:
     from hwsim.networks import get_network
 
-    return get_network(name, seed=seed)
+    return get_network(point.network, seed=point.seed)
 
 
-def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Accuracy of the point, for a random transform also its standard deviation over `SPREAD_SEEDS` draws, and what
-    the engine's timing takes for each layer of the first draw."""
-    from hwsim.networks.mlp import float_accuracy
-    from hwsim.quantize import accuracy, engine_shapes, quantize_network
+def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], Any]:
+    """Metrics of the point's network, for a random transform also the accuracy's standard deviation over
+    `SPREAD_SEEDS` draws, and the work of the first draw."""
+    from hwsim.accuracy import float_metrics
+    from hwsim.quantize import engine_formats, quantize_network, work_of
+    from hwsim.quantizers import get_quantizer
+    from hwsim.transforms import is_random, prepare
 
-    network = _network(point.network, point.seed)
-    draws = SPREAD_SEEDS if _transform(point.transform, point.seed).hardware() else 1
+    network = _network(point)
+    weights, activations = engine_formats(params)
     reached, quantized = [], None
-    for seed in range(point.seed, point.seed + draws):
-        drawn = quantize_network(network, params, transform=_transform(point.transform, seed))
+    for seed in range(point.seed, point.seed + (SPREAD_SEEDS if is_random(point.transform) else 1)):
+        drawn = quantize_network(
+            prepare(point.transform, network, seed=seed),
+            weights=weights,
+            activations=activations,
+            quantizer=get_quantizer(point.quantizer),
+            params=params,
+            seed=seed,
+        )
         quantized = quantized or drawn
-        reached.append(accuracy(network, drawn))
+        reached.append(network.evaluate(drawn.prepared.network, drawn.engine))
     assert quantized is not None
+    accuracies = [r["accuracy"] for r in reached]
     numbers = {
-        "accuracy": reached[0],
-        "accuracy_std": float(np.std(reached, ddof=1)) if draws > 1 else None,
-        "float_accuracy": float_accuracy(network),
+        **dict.fromkeys(NETWORK_METRICS),
+        **reached[0],
+        "accuracy_std": float(np.std(accuracies, ddof=1)) if len(accuracies) > 1 else None,
+        "float_accuracy": float_metrics(network)["accuracy"],
         "bits_per_weight": quantized.bits_per_weight,
     }
-    return numbers, engine_shapes(network, quantized)
+    return numbers, work_of(quantized)
 
 
-def _runs(point: Point, params: Any, shapes: list[dict[str, Any]]) -> dict[str, list[tuple[Timing, tuple[Op, ...]]]]:
-    """Timing and operations of every layer on the engine, and on the transform unit where there is one."""
-    engine = unit(point.unit)
-    runs = {"engine": [_run(engine, params, shape) for shape in shapes]}
-    transform = _transform_unit(point)
-    if transform:
-        runs["transform"] = [_run(*transform, {"M": shape["M"], "K": shape["K"]}) for shape in shapes]
+Runs = Mapping[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]
+"""role -> unit, params, timing and operations of everything it does"""
+
+
+def _runs(engine: Unit, params: Any, work: Any) -> dict[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]:
+    """The engine, and one unit of each kind and size that the transform's maps need."""
+    runs = {"engine": (engine, params, [_run(engine, params, shape) for shape in work.products])}
+    roles: dict[Any, str] = {}
+    for m, rows, channels in work.maps:
+        needed = m.hardware()
+        if needed is None and m.cost(channels) == Cost():
+            continue  # wiring
+        require(needed is not None, f"no unit computes {m!r} online; `hwsim accuracy` shows what it does to a network")
+        entry = unit(needed[0])
+        made = entry.params(**needed[1])
+        role = roles.setdefault(made, "transform" + (str(len(roles) + 1) if roles else ""))
+        runs.setdefault(role, (entry, made, []))[2].append(_run(entry, made, {"M": rows, "K": channels}))
     return runs
 
 
-def _run(entry: Any, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:
+def _run(entry: Unit, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:
     return entry.timing(params, **shape), entry.ops(params, **shape)
 
 
-def _transform_unit(point: Point) -> tuple[Any, Any] | None:
-    needed = _transform(point.transform, point.seed).hardware()
-    return (unit(needed[0]), unit(needed[0]).params(**needed[1])) if needed else None
-
-
-def _areas(point: Point, params: Any, liberty: Path | None) -> dict[str, Any]:
-    """Synthesis results of the engine, and of the transform unit where there is one."""
+def _areas(runs: Runs, liberty: Path | None) -> dict[str, Any]:
+    """Synthesis results by role."""
     from hwsim.synth import synthesize
     from rtl.emit import emit
 
-    chosen = {"engine": (unit(point.unit), params)}
-    transform = _transform_unit(point)
-    if transform:
-        chosen["transform"] = transform
-    return {role: synthesize(emit(made), entry.name, liberty=liberty) for role, (entry, made) in chosen.items()}
+    return {role: synthesize(emit(made), entry.name, liberty=liberty) for role, (entry, made, _) in runs.items()}
 
 
-def _cost(runs: Mapping[str, list[Any]], synthesised: Mapping[str, Any], batch: int) -> dict[str, Any]:
-    cycles = {role: sum(timing.total_cycles for timing, _ in layers) for role, layers in runs.items()}
-    macs = sum(timing.work for timing, _ in runs["engine"])
-    peak = runs["engine"][0][0].peak_per_cycle
-    ops = [op for layers in runs.values() for _, counted in layers for op in counted]
+def _cost(runs: Runs, synthesised: Mapping[str, Any], batch: int) -> dict[str, Any]:
+    layers = {role: done for role, (_, _, done) in runs.items()}
+    cycles = {role: sum(timing.total_cycles for timing, _ in done) for role, done in layers.items()}
+    macs = sum(timing.work for timing, _ in layers["engine"])
+    peak = layers["engine"][0][0].peak_per_cycle
+    ops = [op for done in layers.values() for _, counted in done for op in counted]
     area = sum(result.area_um2 for result in synthesised.values())
     delay = max(result.delay_ns for result in synthesised.values())
     total = sum(cycles.values())
@@ -159,8 +173,8 @@ def _cost(runs: Mapping[str, list[Any]], synthesised: Mapping[str, Any], batch: 
         "latency_us": total * delay / 1000,
         "throughput_gmacs": throughput,
         "area_at_equal_throughput_um2": area / throughput,
-        "transform_area_um2": synthesised["transform"].area_um2 if "transform" in synthesised else 0.0,
-        "transform_cycles": cycles.get("transform", 0),
+        "transform_area_um2": area - synthesised["engine"].area_um2,
+        "transform_cycles": total - cycles["engine"],
         "macs": macs,
         "ops": energy_by_kind_pj(ops),
     }

@@ -63,7 +63,8 @@ METRICS = {
             title="accuracy",
             unit="fraction",
             direction=Direction.MAX,
-            description="Share of the test set classified correctly by the integer network as the engine computes it.",
+            description="Share of the test set that the network gets right as the engine computes it: images "
+            "classified, next bytes predicted, sentences whose nearest other one stays that of the float network.",
             format=".4f",
             suffix="_fraction",
         ),
@@ -82,16 +83,54 @@ METRICS = {
             title="float accuracy",
             unit="fraction",
             direction=Direction.MAX,
-            description="Share of the test set classified correctly by the same network before quantization.",
+            description="The same of the network before quantization.",
             format=".4f",
             suffix="_fraction",
+        ),
+        Metric(
+            name="perplexity",
+            title="perplexity",
+            unit="a byte or token",
+            direction=Direction.MIN,
+            description="Of a language model on text that it has never seen; empty for other networks.",
+            format=".4f",
+            optional=True,
+        ),
+        Metric(
+            name="bits_per_byte",
+            title="bits per byte",
+            unit="bit",
+            direction=Direction.MIN,
+            description="Cross entropy of a language model over that text, a byte; empty for other networks.",
+            format=".4f",
+            optional=True,
+        ),
+        Metric(
+            name="cosine",
+            title="cosine",
+            unit="1",
+            direction=Direction.MAX,
+            description="Mean cosine of a sentence encoder's embeddings to those of the float network; empty for "
+            "others.",
+            format=".4f",
+            optional=True,
+        ),
+        Metric(
+            name="spearman",
+            title="rank correlation",
+            unit="1",
+            direction=Direction.MAX,
+            description="Spearman's rank correlation of the similarities of all pairs of sentences to those of "
+            "the float network; empty for networks that encode no sentences.",
+            format=".4f",
+            optional=True,
         ),
         Metric(
             name="cycles",
             title="cycles",
             unit="cycles",
             direction=Direction.MIN,
-            description="Clock cycles of all linear layers over one batch (the test set), transforms included: "
+            description="Clock cycles of all linear layers over one batch (the network's workload), with transforms: "
             "stall-free, compute only, no memory.",
             format=",d",
             kind=int,
@@ -206,6 +245,9 @@ METRICS = {
         ),
     )
 }
+
+NETWORK_METRICS = ("accuracy", "perplexity", "bits_per_byte", "cosine", "spearman")
+"""what a network's `evaluate` may give; every network gives the first"""
 
 FRONT = ("accuracy", "area_at_equal_throughput_um2")
 """The two metrics of the Pareto front that sweeps print and reports draw."""

@@ -23,7 +23,7 @@ from models.unit import InputError, require
 
 APPLICATION_ID = 0x6877736D
 """`hwsm`, in the SQLite header: this file is ours"""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DONE, FAILED = "done", "failed"
 
 
@@ -51,6 +51,7 @@ COLUMNS = (
     Column("weight_bits", "weight_bits", "INTEGER"),
     Column("act_bits", "act_bits", "INTEGER"),
     Column("transform", "transform", "TEXT"),
+    Column("quantizer", "quantizer", "TEXT"),
     Column("status", "status", "TEXT"),
     Column("message", "message", "TEXT"),
     *(Column(m.column, m.name, "INTEGER" if m.kind is int else "REAL") for m in METRICS.values()),
@@ -270,7 +271,7 @@ def _are_params(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, (bool, int, str)) for v in value.values())
 
 
-_NAMING = ("key", "label", "network", "engine", "unit", "format", "transform")
+_NAMING = ("key", "label", "network", "engine", "unit", "format", "transform", "quantizer")
 """texts that every point has"""
 
 

@@ -333,6 +333,7 @@ def _row(key: str, point: Point, outcome: Mapping[str, Any], made_of: Mapping[st
         "weight_bits": point.weight_bits,
         "act_bits": point.act_bits,
         "transform": point.transform,
+        "quantizer": point.quantizer,
         "status": outcome["status"],
         "message": outcome["message"],
         **outcome["metrics"],

@@ -8,7 +8,9 @@ from hwsim.config import Point
 from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate
 from hwsim.metrics import METRICS
 from hwsim.networks import get_network
-from hwsim.quantize import quantize_network
+from hwsim.quantize import engine_formats, quantize_network
+from hwsim.quantizers import get_quantizer
+from hwsim.transforms import prepare
 from models.catalog import unit
 from models.unit import InputError
 from rtl.emit import emit
@@ -71,12 +73,16 @@ def test_an_engine_whose_cycles_depend_on_digits_gets_the_networks_own_activatio
     numbers = evaluate(chosen)
     p, entry = engine_params(chosen), unit(name)
     network = get_network("digits-mlp", seed=1)
-    quantized = quantize_network(network, p)
-    x, cycles = network.test_x, 0
-    for i, layer in enumerate(quantized.layers):
-        codes = layer.activations.quantize(x, axis=-1).codes
-        cycles += entry.timing(p, **entry.shape_of(p, codes, layer.operand)).total_cycles
-        x = np.maximum(quantized.engine(i, x), 0)
+    weights, activations = engine_formats(p)
+    quantized = quantize_network(
+        prepare("none", network), weights=weights, activations=activations, quantizer=get_quantizer("rtn"), params=p
+    )
+    x, cycles = network.workload, 0
+    for group in network.groups:
+        codes = activations.quantize(x, axis=-1).codes
+        operand = quantized.products[group][0][0].operand
+        cycles += entry.timing(p, **entry.shape_of(p, codes, operand)).total_cycles
+        x = np.maximum(quantized.engine.project(group, x)[0], 0)
     assert numbers["cycles"] == cycles
     assert 0 < numbers["utilization"] <= 1
 
@@ -114,8 +120,9 @@ def test_check_resolves_every_parameter():
         **{"rows": 4, "cols": 4, "dataflow": "WS", "act_bits": 8, "weight_bits": 4, "acc_bits": 32},
         **{"overflow": "wrap", "style": "mac", "buffers": 1},
     }
-    assert roles["transform"]["points"] == 64
+    assert roles["transform"] == {"hadamard.points": None, "hadamard.in_bits": 12}
     assert set(check(point())) == {"engine"}
+    assert check(point(quantizer="gptq"))["quantizer"]["damping"] == 0.01
 
 
 def test_fp16_activations_are_aligned_to_sixteen_bits_unless_the_file_says_otherwise():

@@ -63,6 +63,7 @@ def row(key, engine, transform, weight_bits, act_bits):
         "weight_bits": weight_bits,
         "act_bits": act_bits,
         "transform": transform,
+        "quantizer": "rtn",
         "status": DONE,
         "message": "",
         "detail": {"params": {}},

@@ -50,6 +50,7 @@ def row(key, **fields):
         "weight_bits": 8,
         "act_bits": 8,
         "transform": "none",
+        "quantizer": "rtn",
         "status": DONE,
         "message": "",
         "detail": {"params": {"rows": 4}},

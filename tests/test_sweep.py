@@ -570,6 +570,7 @@ def test_every_column_of_the_registry_names_its_unit():
         "_equivalents",
         "bits_per_weight",
         "macs",
+        *("perplexity", "bits_per_byte", "cosine", "spearman"),
     )
     assert all(m.column.endswith(endings) for m in METRICS.values())
     assert len({m.column for m in METRICS.values()}) == len(METRICS)

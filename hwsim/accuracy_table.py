@@ -1,0 +1,342 @@
+"""Formats, transforms and quantizers laid beside each other on every network: what each buys, and what it costs online.
+
+One measurement is one `Choice`; finished ones are kept in the cache, by everything that determines them, so that an
+interrupted table goes on from there.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from hwsim.accuracy import Answer, Choice, measure
+from hwsim.files import cache_root, write_atomic
+from hwsim.transforms import is_random
+from models.unit import InputError
+
+FAMILY = "accuracy"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """Formats under their customary name."""
+
+    name: str
+    weights: str
+    activations: str
+    cache: str | None = None
+
+
+SCHEMES = (
+    Scheme(name="W8A8", weights="int8", activations="int8"),
+    Scheme(name="W4A8", weights="int4", activations="int8"),
+    Scheme(name="W4A4", weights="int4", activations="int4"),
+    Scheme(name="W4A4KV2", weights="int4", activations="int4", cache="int2:symmetric=false,group=32"),
+    Scheme(name="MXFP4", weights="mxfp4", activations="mxfp4"),
+    Scheme(name="NVFP4", weights="nvfp4", activations="nvfp4"),
+    Scheme(name="ternary", weights="ternary", activations="int8"),
+)
+TRANSFORMS = ("none", "hadamard", "quarot", "flatquant", "smoothquant+hadamard")
+QUANTIZERS = ("rtn", "gptq")
+CACHED = ("pylm",)
+"""networks that keep keys and values"""
+MEASURES = {"digits-mlp": "accuracy", "minilm": "cosine", "pylm": "perplexity", "mamba": "perplexity"}
+"""network -> the metric that the tables show"""
+TEXT_BYTES = 16384
+"""of held-out text for language models"""
+DRAWS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What a paper found, for the sign and size of an effect."""
+
+    source: str
+    scheme: str
+    transform: str
+    quantizer: str
+    ratio: float
+    """perplexity over that of the same model in FP16"""
+
+
+LLAMA2_7B = 5.47
+"""WikiText-2 perplexity of LLaMA-2-7B in FP16, as QuaRot and FlatQuant give it"""
+PUBLISHED = (
+    Published(
+        source="SmoothQuant, as QuaRot (Ashkboos et al. 2024), table 1, has it",
+        scheme="W4A4",
+        transform="smoothquant",
+        quantizer="rtn",
+        ratio=83.12 / LLAMA2_7B,
+    ),
+    Published(
+        source="QuaRot (Ashkboos et al. 2024)",
+        scheme="W4A4",
+        transform="quarot",
+        quantizer="rtn",
+        ratio=8.56 / LLAMA2_7B,
+    ),
+    Published(
+        source="QuaRot (Ashkboos et al. 2024)",
+        scheme="W4A4",
+        transform="quarot",
+        quantizer="gptq",
+        ratio=6.10 / LLAMA2_7B,
+    ),
+    Published(
+        source="FlatQuant (Sun et al. 2024)",
+        scheme="W4A4",
+        transform="flatquant",
+        quantizer="rtn",
+        ratio=5.78 / LLAMA2_7B,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measurement of the table."""
+
+    scheme: str
+    choice: Choice
+    answer: Answer | None
+    reason: str
+    """why there is no answer; else empty"""
+
+
+def cells(networks: Sequence[str] = tuple(MEASURES)) -> Iterator[tuple[Scheme, Choice]]:
+    """All that the table measures, network by network."""
+    for network in networks:
+        for scheme in SCHEMES:
+            if scheme.cache and network not in CACHED:
+                continue
+            for transform in TRANSFORMS:
+                yield from ((scheme, _choice(network, scheme, transform, quantizer)) for quantizer in QUANTIZERS)
+
+
+def _choice(network: str, scheme: Scheme, transform: str, quantizer: str) -> Choice:
+    return Choice(
+        network=network,
+        weights=scheme.weights,
+        activations=scheme.activations,
+        cache=scheme.cache,
+        transform=transform,
+        quantizer=quantizer,
+        draws=DRAWS if is_random(transform) else 1,
+        text_bytes=TEXT_BYTES if MEASURES[network] == "perplexity" else None,
+    )
+
+
+def measure_all(
+    wanted: Sequence[tuple[Scheme, Choice]], workers: int, progress: Callable[[int, int, str], None] | None = None
+) -> list[Cell]:
+    """Every cell, from the cache or measured by `workers` processes of one BLAS thread each.
+
+    One process measures all formats and quantizers of one transform of one network: what they share is made once.
+    """
+    tasks: dict[tuple[str, str], list[int]] = {}
+    for i, (_, choice) in enumerate(wanted):
+        tasks.setdefault((choice.network, choice.transform), []).append(i)
+    found: dict[int, tuple[Answer | None, str]] = {}
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as pool:
+        futures = {pool.submit(_all_kept, [wanted[i][1] for i in task]): name for name, task in tasks.items()}
+        try:
+            for future in as_completed(futures):
+                found.update(zip(tasks[futures[future]], future.result(), strict=True))
+                if progress:
+                    progress(len(found), len(wanted), " ".join(futures[future]))
+        finally:
+            pool.shutdown(cancel_futures=True)
+    return [
+        Cell(scheme=scheme.name, choice=choice, answer=found[i][0], reason=found[i][1])
+        for i, (scheme, choice) in enumerate(wanted)
+    ]
+
+
+def _all_kept(choices: Sequence[Choice]) -> list[tuple[Answer | None, str]]:
+    return [_kept(choice) for choice in choices]
+
+
+def _single_thread() -> None:
+    from threadpoolctl import threadpool_limits
+
+    threadpool_limits(1)
+
+
+def _kept(choice: Choice) -> tuple[Answer | None, str]:
+    """The answer and why there is none, from the cache where it is there."""
+    path = cache_root() / "accuracy" / f"{_key(choice)}.json"
+    if path.exists():
+        answer, reason = json.loads(path.read_text())
+        return (None if answer is None else Answer.from_dict(answer)), reason
+    try:
+        result: tuple[Answer | None, str] = (measure(choice), "")
+    except InputError as error:
+        result = (None, str(error))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, json.dumps([None if result[0] is None else asdict(result[0]), result[1]]))
+    return result
+
+
+def _key(choice: Choice) -> str:
+    import numpy as np
+
+    from hwsim.networks.corpus import calibration_text, heldout_text
+
+    digest = hashlib.sha256(json.dumps(asdict(choice), sort_keys=True).encode())
+    digest.update(_sources() + np.__version__.encode() + heldout_text(65536) + calibration_text(8192))
+    return digest.hexdigest()
+
+
+@cache
+def _sources() -> bytes:
+    """Everything that a measurement runs, weights included."""
+    here = Path(__file__).parent
+    models = here.parent / "models"
+    paths = [here / "accuracy.py", here / "quantize.py"]
+    for folder in ("networks", "transforms", "quantizers"):
+        paths += sorted(path for path in (here / folder).rglob("*") if path.suffix in (".py", ".safetensors"))
+    paths += sorted(models.glob("formats*.py"))
+    paths += [models / name for name in ("quantized.py", "bits.py", "hadamard.py")]
+    return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)
+
+
+# ------------------------------------------------------------------------------------------------- writing
+
+
+def record(cell: Cell) -> dict[str, Any]:
+    """A cell as one flat row; figures are None where there is no answer."""
+    answer, choice = cell.answer, cell.choice
+    errors = sorted(answer.layer_errors.values()) if answer else []
+    metrics = ("accuracy", "cosine", "spearman", "perplexity", "bits_per_byte")
+    return {
+        "network": choice.network,
+        "scheme": cell.scheme,
+        "transform": choice.transform,
+        "quantizer": choice.quantizer,
+        "seeds": " ".join(str(choice.seed + i) for i in range(choice.draws)),
+        **{name: answer.mean.get(name) if answer else None for name in metrics},
+        **{f"{name}_std": (answer.spread or {}).get(name) if answer else None for name in metrics},
+        **{f"float_{name}": answer.float_metrics.get(name) if answer else None for name in metrics},
+        "median_layer_error": errors[len(errors) // 2] if errors else None,
+        "largest_layer_error": errors[-1] if errors else None,
+        "bits_per_weight": answer.bits_per_weight if answer else None,
+        "online_adds_per_token": answer.online.adds if answer else None,
+        "online_multiplies_per_token": answer.online.multiplies if answer else None,
+        **{f"{name}_format": answer.formats[name] if answer else None for name in ("weights", "activations", "cache")},
+        "reason": cell.reason,
+    }
+
+
+def write(found: Sequence[Cell], out: Path, command: str) -> None:
+    """`out`.md and `out`.csv."""
+    text = io.StringIO()
+    rows = [record(cell) for cell in found]
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomic(out.with_suffix(".csv"), text.getvalue())
+    write_atomic(out.with_suffix(".md"), page(found, command))
+
+
+HEAD = """# Accuracy: what formats, transforms and quantizers leave of a network
+
+Written by `{command}`; the CSV file beside this page has every figure, with both metrics of each network, the spread,
+layers' errors, bits a weight and what transforms cost online. Integer weights are symmetric a column, integer
+activations asymmetric a token, both by their range (no clip but where the quantizer searches one); groups that stay in
+float: heads of language models, embeddings, norms, attention's own products. Random transforms: mean and standard
+deviation over seeds {seeds}. Language models: {size} bytes of modules of the Python {python} standard library that no
+training saw (sha256 {sha}). Where a cell is empty, the notes below say why.
+"""
+
+
+def page(found: Sequence[Cell], command: str) -> str:
+    """The document."""
+    import platform
+
+    from hwsim.networks.corpus import heldout_text
+
+    sha = hashlib.sha256(heldout_text(TEXT_BYTES)).hexdigest()[:12]
+    seeds = f"1 to {DRAWS}"
+    parts = [HEAD.format(command=command, seeds=seeds, size=TEXT_BYTES, python=platform.python_version(), sha=sha)]
+    for network in dict.fromkeys(cell.choice.network for cell in found):
+        parts.append(_network_table(network, [cell for cell in found if cell.choice.network == network]))
+    parts += [_published_table(found), _reasons(found)]
+    return "\n".join(parts)
+
+
+def _network_table(network: str, found: Sequence[Cell]) -> str:
+    name = MEASURES[network]
+    transforms = list(dict.fromkeys(cell.choice.transform for cell in found))
+    known = next((cell.answer for cell in found if cell.answer), None)
+    exact = f"{known.float_metrics[name]:.4f}" if known else "-"
+    lines = [f"## {network}: {name} (float {exact})\n"]
+    lines.append(f"| formats | quantizer | {' | '.join(transforms)} |\n| --- | --- |{' ---: |' * len(transforms)}")
+    rows: dict[tuple[str, str], list[str]] = {}
+    for cell in found:
+        rows.setdefault((cell.scheme, cell.choice.quantizer), []).append(_shown(cell, name))
+    lines += [f"| {' | '.join((*head, *shown))} |" for head, shown in rows.items()]
+    if known and known.notes:
+        lines.append("\n" + " ".join(known.notes))
+    return "\n".join(lines) + _online(found)
+
+
+def _online(found: Sequence[Cell]) -> str:
+    costs = {c.choice.transform: c.answer.online for c in found if c.answer and c.choice.transform != "none"}
+    said = [f"{name} {cost.adds:,} additions, {cost.multiplies:,} multiplications" for name, cost in costs.items()]
+    return f"\n\nOnline, a token, all layers: {'; '.join(said)}.\n" if said else "\n"
+
+
+def _shown(cell: Cell, name: str) -> str:
+    if cell.answer is None:
+        return ""
+    spread = f" ± {cell.answer.spread[name]:.4f}" if cell.answer.spread else ""
+    return f"{cell.answer.mean[name]:.4f}{spread}"
+
+
+def _published_table(found: Sequence[Cell]) -> str:
+    """Papers' effects beside ours: perplexity over that of the float model."""
+    networks = [n for n, name in MEASURES.items() if name == "perplexity"]
+    lines = [
+        "## Papers' effects\n",
+        "Perplexity over the float model's. The papers measure LLaMA-2-7B on WikiText-2, whose outliers are far larger "
+        "than those of the small models trained here; the sign and the order of effects are what can be compared.\n",
+        f"| formats | transform | quantizer | paper | {' | '.join(networks)} | source |\n"
+        f"| --- | --- | --- | ---: |{' ---: |' * len(networks)} --- |",
+    ]
+    for p in PUBLISHED:
+        ours = [_ratio(found, network, p) for network in networks]
+        lines.append(
+            f"| {p.scheme} | {p.transform} | {p.quantizer} | {p.ratio:.2f} | {' | '.join(ours)} | {p.source} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _ratio(found: Sequence[Cell], network: str, published: Published) -> str:
+    for cell in found:
+        same = (cell.choice.network, cell.scheme, cell.choice.quantizer) == (
+            network,
+            published.scheme,
+            published.quantizer,
+        )
+        if same and cell.choice.transform == published.transform and cell.answer:
+            return f"{cell.answer.mean['perplexity'] / cell.answer.float_metrics['perplexity']:.2f}"
+    return "-"
+
+
+def _reasons(found: Sequence[Cell]) -> str:
+    reasons: dict[str, list[str]] = {}
+    for cell in found:
+        if cell.reason:
+            where = f"{cell.choice.network} {cell.scheme} {cell.choice.transform} {cell.choice.quantizer}"
+            reasons.setdefault(cell.reason, []).append(where)
+    return "".join(f"- {reason} ({', '.join(places)})\n" for reason, places in reasons.items())

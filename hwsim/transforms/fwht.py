@@ -1,0 +1,263 @@
+"""The fast Walsh-Hadamard transform along any axis, for every order m * 2^k that Paley's constructions give."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from models.unit import require
+
+FWHT_BLOCK = 4096
+"""Points whose stages are finished before the next ones are touched: 32 KiB of float64, within a first-level cache."""
+TILE_POINTS = 64
+"""Points of one pass over another axis than the last: six stages for one reading and one writing of the array."""
+TILE_BYTES = 1 << 17
+"""Size of the tile of such a pass that is worked on at once: within a second-level cache."""
+NARROW = 16
+"""Elements behind the axis below which the array is turned instead: loops over so few of them do not pay."""
+
+
+def fwht(x: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """Walsh-Hadamard transform along `axis`, natural order, not normalised: H x with H = `hadamard_matrix(n)`.
+
+    float32, float64 or int64 in and out; the length one that `hadamard_matrix` takes, otherwise InputError. Integers
+    are exact: values whose sums could leave int64 are refused. Additions are rounded in the order of the butterflies,
+    stride 1 first; the sums over the m parts of a length m * 2^k come last.
+    """
+    return _along(x, axis, transposed=False)
+
+
+def fwht_transposed(x: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """H^T x, so that fwht_transposed(fwht(x)) = n x; H is symmetric where n is a power of two. Otherwise as `fwht`."""
+    return _along(x, axis, transposed=True)
+
+
+def fwht_sequency(x: NDArray[Any], axis: int = -1) -> NDArray[Any]:
+    """`fwht` with coefficients by their number of sign changes, 0 to n-1; the length a power of two."""
+    x = np.asarray(x)
+    y = fwht(x, axis)
+    return np.take(y, sequency_order(x.shape[axis]), axis=axis)
+
+
+def sequency_order(n: int) -> NDArray[np.int64]:
+    """[n] row of the Sylvester matrix that changes sign j times: the bit-reversed Gray code of j."""
+    require_power_of_two("sequency order: the length", n)
+    j = np.arange(n)
+    gray, order = j ^ (j >> 1), np.zeros_like(j)
+    for _ in range(n.bit_length() - 1):
+        order, gray = order << 1 | (gray & 1), gray >> 1
+    return order
+
+
+def hadamard_matrix(n: int) -> NDArray[np.int64]:
+    """H [n, n] of entries +1 and -1 with H H^T = n I: the Kronecker product of H_m and Sylvester's matrix of 2^k.
+
+    n = m * 2^k with the smallest m that Paley's constructions give: 1, 12, 20, 28, 36, 44, ... (`hadamard_core`). H is
+    not symmetric for every m. InputError where there is none.
+    """
+    m = hadamard_core(n)
+    return np.kron(paley_matrix(m), fwht(np.eye(n // m, dtype=np.int64)))
+
+
+def hadamard_core(n: int) -> int:
+    """The m of n = m * 2^k: 1, or the smallest multiple of the odd part of n for which Paley gives a matrix."""
+    require(n > 0, f"hadamard: {n} is no order of a Hadamard matrix; nearest: 1")
+    odd = n // (n & -n)
+    sizes = [odd << k for k in range(2, (n // odd).bit_length())]
+    m = 1 if odd == 1 else next((m for m in sizes if _paley(m)), 0)
+    rule = "is no order of a Hadamard matrix known here (m * 2^k with m = 1, 12, 20, 28, 36, 44, ...)"
+    require(m > 0, f"hadamard: {n} {rule}; nearest: {_nearest_order(n)}")
+    return m
+
+
+def has_hadamard(n: int) -> bool:
+    """Whether there is a `hadamard_matrix` of n."""
+    odd = n // (n & -n)
+    return odd == 1 or any(_paley(odd << k) for k in range(2, (n // odd).bit_length()))
+
+
+def _nearest_order(n: int) -> int:
+    return next(c for d in range(n) for c in (n - d, n + d) if has_hadamard(c))
+
+
+@cache
+def paley_matrix(m: int) -> NDArray[np.int64]:
+    """H_m [m, m] of entries +1 and -1, first column all +1, by Paley's constructions; 1 for m = 1. Read-only.
+
+    Q[i, j] = chi(i - j), the quadratic character of GF(q). I (m = q + 1, prime q = 3 modulo 4): a border of +1 around
+    -(I + Q). II (m = 2 (q + 1), prime q = 1 modulo 4): 0 of [[0, 1], [1, Q]] is [[1, -1], [-1, -1]], +-1 is
+    +-[[1, 1], [1, -1]]; rows that start with -1 are negated. Both are as in the catalogue's unit: y = H x for a column.
+    R. E. A. C. Paley, "On orthogonal matrices", 1933.
+    """
+    if m == 1:
+        H = np.ones((1, 1), dtype=np.int64)
+    elif _is_prime(m - 1):
+        H = np.ones((m, m), dtype=np.int64)
+        H[1:, 1:] = -(np.eye(m - 1, dtype=np.int64) + _characters(m - 1))
+    else:
+        half = m // 2
+        conference = np.ones((half, half), dtype=np.int64)
+        conference[0, 0], conference[1:, 1:] = 0, _characters(half - 1)
+        H = np.kron(conference, [[1, 1], [1, -1]]) + np.kron(np.eye(half, dtype=np.int64), [[1, -1], [-1, -1]])
+        H *= H[:, :1]
+    H.setflags(write=False)
+    return H
+
+
+def _paley(m: int) -> bool:
+    return m % 4 == 0 and (_is_prime(m - 1) or (m % 8 == 4 and _is_prime(m // 2 - 1)))
+
+
+def _characters(q: int) -> NDArray[np.int64]:
+    """[q, q] chi(i - j): 0 of 0, +1 of squares modulo q, -1 of all others."""
+    chi = np.full(q, -1)
+    chi[np.arange(q) ** 2 % q] = 1
+    chi[0] = 0
+    return chi[(np.arange(q)[:, None] - np.arange(q)) % q]
+
+
+def _is_prime(q: int) -> bool:
+    return q > 1 and all(q % d for d in range(2, int(q**0.5) + 1))
+
+
+def require_power_of_two(what: str, n: int) -> None:
+    below = 1 << max(n.bit_length() - 1, 0)
+    require(n > 0 and n == below, f"{what} {n} is not a power of two; nearest: {below} or {2 * below}")
+
+
+def _along(x: NDArray[Any], axis: int, *, transposed: bool) -> NDArray[Any]:
+    x = np.asarray(x)
+    require(x.dtype in (np.float32, np.float64, np.int64), f"fwht: float32, float64 or int64 is needed, not {x.dtype}")
+    require(x.ndim > 0, "fwht: a scalar has no axis to transform")
+    require(-x.ndim <= axis < x.ndim, f"fwht: axis {axis} is outside -{x.ndim}..{x.ndim - 1}")
+    axis, n = axis % x.ndim, x.shape[axis]
+    m = hadamard_core(n)
+    if x.dtype == np.int64 and x.size:
+        most = max(-int(x.min()), int(x.max()))
+        require(most * n < 1 << 63, f"fwht: {n} values of magnitude {most} may sum to more than int64 holds")
+    outer, inner = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
+    y = _powers_of_two(np.ascontiguousarray(x).reshape(outer * m, n // m, inner))
+    if m > 1:
+        H = paley_matrix(m).T if transposed else paley_matrix(m)
+        y = np.matmul(H.astype(x.dtype), y.reshape(outer, m, (n // m) * inner))
+    return y.reshape(x.shape)
+
+
+def _powers_of_two(x: NDArray[Any]) -> NDArray[Any]:
+    """The transform of contiguous x [outer, 2^k, inner] along its middle."""
+    outer, n, inner = x.shape
+    if x.size == 0 or n == 1:
+        return x.copy()
+    if inner >= NARROW:
+        return _columns(x)
+    turned = np.ascontiguousarray(np.moveaxis(x, 1, 2)).reshape(-1, n)
+    return np.ascontiguousarray(np.moveaxis(_rows(turned).reshape(outer, inner, n), 2, 1))
+
+
+def _rows(rows: NDArray[Any]) -> NDArray[Any]:
+    """The transform of each contiguous row: first the strides within cache-sized blocks, then the longer ones."""
+    n = rows.shape[1]
+    block = min(n, FWHT_BLOCK)
+    out = np.empty_like(rows)
+    kernel = _kernels()[0]
+    kernel(rows.reshape(-1, block), out.reshape(-1, block), 1)
+    if block < n:
+        kernel(out, out, block)
+    return out
+
+
+def _columns(x: NDArray[Any]) -> NDArray[Any]:
+    """The transform along the middle axis: TILE_POINTS points a pass, the later ones over those already combined."""
+    outer, n, inner = x.shape
+    out, kernel = np.empty_like(x), _kernels()[1]
+    left, done = n, 1
+    while left > 1:
+        points = min(left, TILE_POINTS)
+        shape = (outer * left // points, points, done * inner)
+        width = min(shape[2], max(TILE_BYTES // (points * x.itemsize), 1))
+        kernel((x if done == 1 else out).reshape(shape), out.reshape(shape), np.empty((points, width), x.dtype))
+        left, done = left // points, done * points
+    return out
+
+
+@cache
+def _kernels() -> tuple[Any, Any]:
+    from models.gemm_kernels import compiled  # numba, for those who transform alone
+
+    return compiled(nogil=True)(_butterflies), compiled(nogil=True)(_tiles)
+
+
+def _tiles(x: NDArray[Any], out: NDArray[Any], tile: NDArray[Any]) -> None:
+    """out = the transform of x [outer, points, inner] along its middle; `tile` [points, width] holds what is at work.
+
+    `out` may be `x`. Two stages at a time, the last alone where their number is odd. Copies are loops over slices:
+    as assignments of slices they take three times as long.
+    """
+    outer, points, inner = x.shape
+    width = tile.shape[1]
+    for o in range(outer):
+        for start in range(0, inner, width):
+            w = min(width, inner - start)
+            for p in range(points):
+                p0, p1 = tile[p], x[o, p, start : start + w]
+                for c in range(w):
+                    p0[c] = p1[c]
+            h = 1
+            while 4 * h <= points:
+                for i in range(0, points, 4 * h):
+                    for j in range(i, i + h):
+                        p0, p1, p2, p3 = tile[j], tile[j + h], tile[j + 2 * h], tile[j + 3 * h]
+                        for c in range(w):
+                            s0, d0 = p0[c] + p1[c], p0[c] - p1[c]
+                            s1, d1 = p2[c] + p3[c], p2[c] - p3[c]
+                            p0[c], p1[c], p2[c], p3[c] = s0 + s1, d0 + d1, s0 - s1, d0 - d1
+                h *= 4
+            if h < points:
+                for j in range(h):
+                    p0, p1 = tile[j], tile[j + h]
+                    for c in range(w):
+                        p0[c], p1[c] = p0[c] + p1[c], p0[c] - p1[c]
+            for p in range(points):
+                p0, p1 = tile[p], out[o, p, start : start + w]
+                for c in range(w):
+                    p1[c] = p0[c]
+
+
+def _butterflies(rows: NDArray[Any], out: NDArray[Any], stride: int) -> None:
+    """out = the stages of strides stride, 2 stride, .. of each row; strides 1, 2, 4 in one pass, then two at a time.
+
+    Four parallel slices, not eight: more of them and the compiler gives up proving that they do not overlap.
+    """
+    count, n = rows.shape
+    for r in range(count):
+        x, y = rows[r], out[r]
+        h = stride
+        if h == 1 and n >= 8:
+            for i in range(0, n, 8):
+                a0, a1 = x[i] + x[i + 1], x[i] - x[i + 1]
+                a2, a3 = x[i + 2] + x[i + 3], x[i + 2] - x[i + 3]
+                a4, a5 = x[i + 4] + x[i + 5], x[i + 4] - x[i + 5]
+                a6, a7 = x[i + 6] + x[i + 7], x[i + 6] - x[i + 7]
+                b0, b1, b2, b3 = a0 + a2, a1 + a3, a0 - a2, a1 - a3
+                b4, b5, b6, b7 = a4 + a6, a5 + a7, a4 - a6, a5 - a7
+                y[i], y[i + 1], y[i + 2], y[i + 3] = b0 + b4, b1 + b5, b2 + b6, b3 + b7
+                y[i + 4], y[i + 5], y[i + 6], y[i + 7] = b0 - b4, b1 - b5, b2 - b6, b3 - b7
+            h = 8
+        elif h == 1:
+            y[:] = x
+        while 4 * h <= n:
+            for i in range(0, n, 4 * h):
+                p0, p1 = y[i : i + h], y[i + h : i + 2 * h]
+                p2, p3 = y[i + 2 * h : i + 3 * h], y[i + 3 * h : i + 4 * h]
+                for j in range(h):
+                    s0, d0 = p0[j] + p1[j], p0[j] - p1[j]
+                    s1, d1 = p2[j] + p3[j], p2[j] - p3[j]
+                    p0[j], p1[j], p2[j], p3[j] = s0 + s1, d0 + d1, s0 - s1, d0 - d1
+            h *= 4
+        if h < n:
+            p0, p1 = y[:h], y[h:]
+            for j in range(h):
+                p0[j], p1[j] = p0[j] + p1[j], p0[j] - p1[j]

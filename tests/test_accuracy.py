@@ -1,0 +1,163 @@
+"""hwsim.accuracy: one measurement, and the table of many."""
+
+import csv
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+
+from hwsim import accuracy, accuracy_table
+from hwsim.accuracy import Choice, measure, parse_format
+from hwsim.networks import get_network
+from hwsim.networks.network import float_arithmetic
+from hwsim.quantize import quantize_network
+from hwsim.quantizers import get_quantizer
+from hwsim.transforms import prepare
+from models.formats import get_format
+from models.unit import InputError
+
+DIGITS = {"network": "digits-mlp", "weights": "int4", "activations": "int8"}
+
+
+def choice(**changes):
+    return Choice(**{**DIGITS, **changes})
+
+
+ENGINES = {
+    **{name: {"engine": name} for name in ("systolic", "lutgemm", "mixpe", "bipolar", "opt4e", "tmac")},
+    "ternary": {"engine": "ternary", "weights": "ternary"},
+    "fpmac": {"engine": "fpmac", "weights": "fp16", "activations": "fp16"},
+    "mxfp4": {"engine": "mxdot", "weights": "mxfp4", "activations": "mxfp4"},
+    "nvfp4": {
+        **{"engine": "mxdot", "weights": "nvfp4", "activations": "nvfp4"},
+        "settings": {"block_size": 16, "scale_format": "e4m3"},
+    },
+}
+
+
+@pytest.mark.parametrize("name", ENGINES)
+@pytest.mark.parametrize("transform", ["none", "hadamard"])
+def test_an_exact_engine_gives_the_accuracy_of_float64(name, transform):
+    """The same formats with and without the engine. T-MAC's tables are quantized: it may differ, the others not, though
+    some round sums to single precision."""
+    chosen = choice(transform=transform, **ENGINES[name])
+    on = measure(chosen)
+    _, weights, activations = accuracy._formats(chosen)
+    assert on.formats == {"weights": repr(weights), "activations": repr(activations), "cache": "None"}
+    network = get_network("digits-mlp", seed=1)
+    prepared = prepare(transform, network, seed=1)
+    rtn = get_quantizer("rtn")
+    emulated = quantize_network(prepared, weights=weights, activations=activations, quantizer=rtn).emulated
+    reached = network.evaluate(network, emulated)["accuracy"]
+    assert on.metrics["accuracy"] == (pytest.approx(reached, abs=0.01) if name == "tmac" else reached)
+
+
+def test_a_random_transform_has_a_spread_over_its_draws():
+    answer = measure(choice(transform="hadamard", draws=3, weights="int2"))
+    single = [measure(choice(transform="hadamard", weights="int2", seed=1))]
+    network = get_network("digits-mlp", seed=1)
+    assert answer.metrics == single[0].metrics
+    assert answer.spread["accuracy"] > 0
+    assert answer.metrics["accuracy"] != answer.mean["accuracy"]
+    assert answer.float_metrics == network.evaluate(network, float_arithmetic(network))
+    plain = measure(choice(draws=3))
+    assert plain.spread is None
+    assert plain.mean == plain.metrics
+
+
+def test_online_work_is_counted_for_every_group():
+    """64-point blocks: 6 additions a channel, over 64, 128 and 64 channels."""
+    answer = measure(choice(transform="hadamard"))
+    assert answer.online.adds == 6 * (64 + 128 + 64)
+    assert answer.online.multiplies == 0
+    assert measure(choice()).online == accuracy.Cost(adds=0, multiplies=0)
+
+
+def test_integer_activations_are_asymmetric_unless_said():
+    assert "symmetric=False" in measure(choice()).formats["activations"]
+    assert "symmetric=True" in measure(choice(activations="int8:symmetric=true")).formats["activations"]
+
+
+def test_formats_are_parsed_with_their_options():
+    assert parse_format("int4:group=32,symmetric=false,clip=0.9") == get_format(
+        "int4", group=32, symmetric=False, clip=0.9
+    )
+    assert parse_format("int4:rounding=toward_zero").rounding == "toward_zero"
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"network": "digits-mpl"}, "did you mean 'digits-mlp'"),
+        ({"weights": "int44"}, "did you mean 'int4'"),
+        ({"weights": "int4:groups=8"}, "did you mean 'group'"),
+        ({"weights": "int4:group"}, "is no NAME=VALUE"),
+        ({"weights": "int4:group=8,group=16"}, "group is given twice"),
+        ({"weights": "int4:group=48"}, "group=48 does not divide"),
+        ({"transform": "hadamart"}, "did you mean 'hadamard'"),
+        ({"transform": "none+hadamart"}, "did you mean 'hadamard'"),
+        ({"quantizer": "gtpq"}, "did you mean 'gptq'"),
+        ({"engine": "sistolic"}, "did you mean 'systolic'"),
+        ({"engine": "hadamard"}, "take a GEMM engine"),
+        ({"engine": "lutgemm", "weights": "ternary"}, "holds weights in 'bcq'"),
+        ({"engine": "systolic", "activations": "fp16"}, "takes no FP16 activations"),
+        ({"engine": "systolic", "activations": "int8:group=8"}, "one scale a token"),
+        ({"engine": "systolic", "quantizer": "llm-int8"}, "takes activations of one format"),
+        ({"engine": "mxdot", "activations": "int4"}, "mxdot takes"),
+        ({"engine": "systolic", "settings": {"row": 4}}, "did you mean 'rows'"),
+        ({"text_bytes": 4096}, "belongs to language models"),
+        ({"seed": -1}, "seed"),
+    ],
+)
+def test_what_does_not_exist_or_fit_is_refused(changes, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        measure(choice(**changes))
+
+
+# -------------------------------------------------------------------------------------------------- the table
+
+
+@pytest.fixture
+def _cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("_cache")
+def test_the_table_holds_what_single_measurements_give(tmp_path, monkeypatch):
+    wanted = [
+        (scheme, dataclasses.replace(made, draws=2 if made.draws > 1 else 1))
+        for scheme, made in accuracy_table.cells(["digits-mlp"])
+        if scheme.name in ("W4A4", "MXFP4") and made.transform in ("none", "hadamard", "quarot")
+    ]
+    seen = []
+    found = accuracy_table.measure_all(wanted, 1, lambda done, total, label: seen.append((done, total, label)))
+    assert [done for done, *_ in seen] == [4, 8, 12]  # a transform of a network at a time
+    for cell in found:
+        if cell.answer:
+            assert cell.answer.metrics == measure(cell.choice).metrics
+        else:
+            with pytest.raises(InputError, match=re.escape(cell.reason)):
+                measure(cell.choice)
+    assert any(cell.answer and cell.answer.spread for cell in found)
+    accuracy_table.write(found, tmp_path / "table", "hwsim compare --family accuracy")
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["transform"] for row in rows] == [cell.choice.transform for cell in found]
+    first = found[0]
+    assert float(rows[0]["accuracy"]) == first.answer.mean["accuracy"]
+    text = (tmp_path / "table.md").read_text()
+    assert f"| W4A4 | rtn | {first.answer.mean['accuracy']:.4f} |" in text
+    assert f"(float {first.answer.float_metrics['accuracy']:.4f})" in text
+    # a second time nothing is measured
+    monkeypatch.setattr(accuracy_table, "measure", lambda _choice: pytest.fail("measured again"))
+    assert [accuracy_table._kept(made) for _, made in wanted] == [(cell.answer, cell.reason) for cell in found]
+
+
+def test_every_cell_of_the_table_is_a_choice_of_its_own():
+    every = list(accuracy_table.cells())
+    assert len({json.dumps(dataclasses.asdict(made), sort_keys=True) for _, made in every}) == len(every)
+    assert {made.network for _, made in every} == {"digits-mlp", "minilm", "pylm", "mamba"}
+    assert all(made.cache is None or made.network == "pylm" for _, made in every)
+    assert all(np.isfinite(p.ratio) and p.ratio > 1 for p in accuracy_table.PUBLISHED)

@@ -1,0 +1,482 @@
+"""Every transform on small networks of every structure: the same function before quantization, less error after it."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hwsim.networks import get_network
+from hwsim.networks.network import Arithmetic, Group, Heads, Network, float_arithmetic
+from hwsim.networks.outliers import plant_outliers
+from hwsim.transforms import TRANSFORMS, merge, prepare
+from hwsim.transforms import flat as flat_module
+from hwsim.transforms import rotate as rotate_module
+from hwsim.transforms.flat import CLIPS, learned, output_loss, start
+from hwsim.transforms.maps import Hadamard, Permutation, Rotation
+from hwsim.transforms.plan import float_maps, samples
+from models.formats import IntFormat
+from models.unit import InputError
+
+D, HIDDEN, QUERIES, KEYS, SIZE, VOCABULARY, LENGTH = 24, 40, 4, 2, 4, 19, 10
+
+
+def tensor(rng, *shape):
+    return rng.normal(size=shape) / np.sqrt(shape[0])
+
+
+def rms(x, gamma):
+    return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + 1e-6) * gamma
+
+
+def layer_norm(x, tensors, name):
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return (
+        centred / np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-12) * tensors[name] + tensors[f"{name}.bias"]
+    )
+
+
+def silu(x):
+    return x / (1 + np.exp(-x))
+
+
+def rope(x):
+    """x [T, heads, SIZE]"""
+    angle = np.arange(len(x))[:, None, None] / 10.0 ** np.arange(SIZE // 2)
+    a, b = x[..., : SIZE // 2], x[..., SIZE // 2 :]
+    return np.concatenate([a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], axis=-1)
+
+
+def attention(q, k, v, queries, keys):
+    """[T, heads * SIZE] each, causal; query head h reads key head h // (queries / keys)."""
+    q, k, v = (a.reshape(len(a), heads, SIZE) for a, heads in ((q, queries), (k, keys), (v, keys)))
+    k, v = (np.repeat(a, queries // keys, axis=1) for a in (k, v))
+    scores = np.einsum("thd,shd->hts", q, k) / np.sqrt(SIZE)
+    scores = np.where(np.tril(np.ones(scores.shape[1:])) == 1, scores, -np.inf)
+    weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
+    return np.einsum("hts,shd->thd", weights / weights.sum(axis=-1, keepdims=True), v).reshape(len(q), -1)
+
+
+def llama_forward(network, tokens, arithmetic):
+    t = network.tensors
+    x = t["embedding"][tokens]
+    for i in range(2):
+        n = f"layers.{i}"
+        q, k, v = arithmetic.project(f"{n}.attention", rms(x, t[f"{n}.norm1"]))
+        k = arithmetic.state(f"{n}.key_before_rope", k)
+        q, k = (rope(a.reshape(len(a), -1, SIZE)).reshape(len(a), -1) for a in (q, k))
+        k, v = arithmetic.state(f"{n}.key", k), arithmetic.state(f"{n}.value", v)
+        x = x + arithmetic.project(f"{n}.output", attention(q, k, v, QUERIES, KEYS))[0]
+        gate, up = arithmetic.project(f"{n}.gate_up", rms(x, t[f"{n}.norm2"]))
+        x = x + arithmetic.project(f"{n}.down", silu(gate) * up)[0]
+    return arithmetic.project("head", rms(x, t["norm"]))[0]
+
+
+def llama():
+    rng = np.random.default_rng(1)
+    tensors = {"embedding": rng.normal(size=(VOCABULARY, D)), "norm": rng.uniform(0.5, 2, D)}
+    groups, residual, states = {}, ["embedding"], []
+    for i in range(2):
+        n = f"layers.{i}"
+        tensors |= {f"{n}.norm1": rng.uniform(0.5, 2, D), f"{n}.norm2": rng.uniform(-2, 2, D)}
+        tensors |= {f"{n}.q": tensor(rng, D, QUERIES * SIZE), f"{n}.k": tensor(rng, D, KEYS * SIZE)}
+        tensors |= {f"{n}.v": tensor(rng, D, KEYS * SIZE), f"{n}.o": tensor(rng, QUERIES * SIZE, D)}
+        tensors |= {f"{n}.{w}": tensor(rng, D, HIDDEN) for w in ("gate", "up")} | {f"{n}.down": tensor(rng, HIDDEN, D)}
+        tensors |= {f"{n}.v.bias": rng.normal(size=KEYS * SIZE), f"{n}.o.bias": rng.normal(size=D)}
+        tensors |= {f"{n}.up.bias": rng.normal(size=HIDDEN)}
+        groups[f"{n}.attention"] = Group(readers=(f"{n}.q", f"{n}.k", f"{n}.v"), norm=f"{n}.norm1")
+        groups[f"{n}.output"] = Group(readers=(f"{n}.o",), values=f"{n}.v")
+        groups[f"{n}.gate_up"] = Group(readers=(f"{n}.gate", f"{n}.up"), norm=f"{n}.norm2")
+        groups[f"{n}.down"] = Group(readers=(f"{n}.down",), product=f"{n}.up")
+        residual += [f"{n}.o", f"{n}.down"]
+        states += [f"{n}.key_before_rope", f"{n}.key", f"{n}.value"]
+    tensors["head"] = tensor(rng, D, VOCABULARY)
+    groups["head"] = Group(readers=("head",), norm="norm")
+    heads = Heads(queries=QUERIES, keys=KEYS, size=SIZE)
+    inputs = rng.integers(0, VOCABULARY, 60)
+    more = {"heads": heads, "residual": tuple(residual), "states": tuple(states), "kept": ("head",)}
+    return made("llama", tensors, groups, llama_forward, inputs, **more)
+
+
+def bert_forward(network, x, arithmetic):
+    t = network.tensors
+    for i in range(2):
+        n = f"layers.{i}"
+        q, k, v = arithmetic.project(f"{n}.attention", x)
+        y = arithmetic.project(f"{n}.output", attention(q, k, v, QUERIES, QUERIES))[0]
+        x = layer_norm(x + y, t, f"{n}.norm1")
+        hidden = np.maximum(arithmetic.project(f"{n}.up", x)[0], 0)
+        x = layer_norm(x + arithmetic.project(f"{n}.down", hidden)[0], t, f"{n}.norm2")
+    return x
+
+
+def bert():
+    rng = np.random.default_rng(2)
+    tensors, groups = {}, {}
+    for i in range(2):
+        n = f"layers.{i}"
+        shapes = {"q": (D, 16), "k": (D, 16), "v": (D, 16), "o": (16, D), "up": (D, HIDDEN), "down": (HIDDEN, D)}
+        tensors |= {f"{n}.{w}": tensor(rng, *shape) for w, shape in shapes.items()}
+        tensors |= {f"{n}.{w}.bias": rng.normal(size=shape[1]) for w, shape in shapes.items()}
+        for norm in ("norm1", "norm2"):
+            tensors |= {f"{n}.{norm}": rng.uniform(0.5, 2, D), f"{n}.{norm}.bias": rng.normal(size=D)}
+        groups[f"{n}.attention"] = Group(readers=(f"{n}.q", f"{n}.k", f"{n}.v"))
+        groups[f"{n}.output"] = Group(readers=(f"{n}.o",), values=f"{n}.v")
+        groups |= {f"{n}.{w}": Group(readers=(f"{n}.{w}",)) for w in ("up", "down")}
+    heads = Heads(queries=QUERIES, keys=QUERIES, size=SIZE)
+    return made("bert", tensors, groups, bert_forward, rng.normal(size=(60, D)), heads=heads)
+
+
+def mlp_forward(_network, x, arithmetic):
+    return arithmetic.project("two", np.maximum(arithmetic.project("one", x)[0], 0))[0]
+
+
+def mlp():
+    rng = np.random.default_rng(3)
+    tensors = {"one": tensor(rng, D, HIDDEN), "one.bias": rng.normal(size=HIDDEN), "two": tensor(rng, HIDDEN, 7)}
+    groups = {name: Group(readers=(name,)) for name in ("one", "two")}
+    return made("mlp", tensors, groups, mlp_forward, rng.normal(size=(60, D)))
+
+
+def mamba_forward(network, tokens, arithmetic):
+    t = network.tensors
+    x = t["embedding"][tokens]
+    for i in range(2):
+        n = f"layers.{i}"
+        (both,) = arithmetic.project(f"{n}.in", rms(x, t[f"{n}.norm"]))
+        u, z = silu(both[:, :HIDDEN]), both[:, HIDDEN:]
+        u = arithmetic.state(f"{n}.ssm_input", u)
+        (step,) = arithmetic.project(f"{n}.x", u)
+        (rate,) = arithmetic.project(f"{n}.dt", step)
+        h, y = np.zeros(HIDDEN), np.empty_like(u)
+        for j in range(len(u)):
+            decay = 1 / (1 + np.exp(rate[j]))
+            h = decay * h + (1 - decay) * u[j]
+            y[j] = h
+        y = arithmetic.state(f"{n}.ssm_output", y * silu(z))
+        x = x + arithmetic.project(f"{n}.out", y)[0]
+    return arithmetic.project("head", rms(x, t["norm"]))[0]
+
+
+def mamba():
+    rng = np.random.default_rng(4)
+    tensors = {"embedding": rng.normal(size=(VOCABULARY, D)), "norm": rng.uniform(0.5, 2, D)}
+    groups, states = {}, []
+    for i in range(2):
+        n = f"layers.{i}"
+        tensors |= {f"{n}.norm": rng.uniform(0.5, 2, D), f"{n}.in": tensor(rng, D, 2 * HIDDEN)}
+        tensors |= {
+            f"{n}.x": tensor(rng, HIDDEN, 4),
+            f"{n}.dt": tensor(rng, 4, HIDDEN),
+            f"{n}.out": tensor(rng, HIDDEN, D),
+        }
+        tensors[f"{n}.dt.bias"] = rng.normal(size=HIDDEN)
+        groups[f"{n}.in"] = Group(readers=(f"{n}.in",), norm=f"{n}.norm")
+        groups |= {f"{n}.{w}": Group(readers=(f"{n}.{w}",)) for w in ("x", "dt", "out")}
+        states += [f"{n}.ssm_input", f"{n}.ssm_output"]
+    tensors["head"] = tensor(rng, D, VOCABULARY)
+    groups["head"] = Group(readers=("head",), norm="norm")
+    residual = ("embedding", "layers.0.out", "layers.1.out")
+    inputs = rng.integers(0, VOCABULARY, 60)
+    return made("mamba", tensors, groups, mamba_forward, inputs, residual=residual, states=tuple(states))
+
+
+def made(name, tensors, groups, forward, inputs, **more):
+    for value in tensors.values():
+        value.setflags(write=False)
+    parts = {"calibration": inputs, "workload": inputs, "batch": len(inputs), "evaluate": lambda *_: {}}
+    return Network(name=name, tensors=tensors, groups=groups, forward=forward, **parts, **more)
+
+
+NETWORKS = {"llama": llama(), "bert": bert(), "mlp": mlp(), "mamba": mamba()}
+CHAINS = (
+    "smoothquant+hadamard",
+    "quarot+smoothquant",
+    "smoothquant+quarot",
+    "flattenquant+smoothquant",
+    "hadamard+hadamard",
+)
+LACKING = {
+    ("spinquant", "bert"): "cannot be rotated .*; nearest: 'quarot'",
+    ("spinquant", "mlp"): "cannot be rotated",
+    ("quamba", "llama"): "has no state-space layers; nearest: 'quarot'",
+    ("quamba", "bert"): "no state-space layers",
+    ("quamba", "mlp"): "no state-space layers",
+    ("rotatekv", "bert"): "caches no keys before rotary embedding; nearest: 'quarot'",
+    ("rotatekv", "mlp"): "caches no keys",
+    ("rotatekv", "mamba"): "caches no keys",
+}
+CASES = [(t, n) for t in (*TRANSFORMS, *CHAINS) for n in NETWORKS if (t, n) not in LACKING]
+
+
+def fresh_inputs(network):
+    rng = np.random.default_rng(99)
+    if network.calibration.ndim == 1:
+        return rng.integers(0, VOCABULARY, LENGTH)
+    return rng.normal(size=(LENGTH, D))
+
+
+def difference(network, prepared):
+    """Largest difference of outputs on inputs that no transform has seen, relative to the largest output."""
+    inputs = fresh_inputs(network)
+    exact = network.forward(network, inputs, float_arithmetic(network))
+    got = prepared.network.forward(prepared.network, inputs, float_maps(prepared))
+    return np.abs(got - exact).max() / np.abs(exact).max()
+
+
+@pytest.mark.parametrize("transform, name", CASES)
+def test_the_transformed_network_computes_the_same(transform, name):
+    network = NETWORKS[name]
+    prepared = prepare(transform, network, seed=3)
+    assert difference(network, prepared) < 1e-10
+    rewritten = any(not np.array_equal(value, network.tensors[n]) for n, value in prepared.network.tensors.items())
+    assert bool(prepared.maps or prepared.states or rewritten) == (transform != "none")
+    assert set(prepared.maps) <= set(network.groups) - set(network.kept)
+
+
+REAL = [("pylm", t) for t in ("quarot", "smoothquant+hadamard", "rotatekv", "ostquant", "spinquant")]
+REAL += [("mamba", t) for t in ("quarot", "quamba", "mambaquant", "lrq-dit")]
+
+
+@pytest.mark.parametrize("name, transform", REAL)
+def test_the_shipped_models_compute_the_same(name, transform):
+    network = replace(get_network(name), calibration=np.random.default_rng(6).integers(32, 127, (1, 40)))
+    prepared = prepare(transform, network, seed=3)
+    inputs = np.random.default_rng(7).integers(32, 127, (1, 24))
+    exact = network.forward(network, inputs, float_arithmetic(network))
+    got = prepared.network.forward(prepared.network, inputs, float_maps(prepared))
+    assert np.abs(got - exact).max() < 1e-10 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("transform, name", LACKING)
+def test_what_a_network_lacks_is_said(transform, name):
+    with pytest.raises(InputError, match=LACKING[transform, name]):
+        prepare(transform, NETWORKS[name])
+
+
+@pytest.mark.parametrize("transform", ["quarot", "rotatekv"])
+def test_states_come_back_as_they_were(transform):
+    x = np.random.default_rng(5).normal(size=(7, KEYS * SIZE))
+    states = prepare(transform, NETWORKS["llama"], seed=2).states
+    assert states
+    for maps in states.values():
+        y = x
+        for m in maps:
+            y = m.apply(y)
+        assert np.abs(y - x).max() > 0.1
+        for m in reversed(maps):
+            y = m.undo(y)
+        assert np.abs(y - x).max() < 1e-10
+
+
+def test_what_can_be_merged_costs_nothing_online():
+    prepared = prepare("quarot", NETWORKS["llama"])
+    assert set(prepared.maps) == {"layers.0.down", "layers.1.down"}
+    assert not prepare("smoothquant", NETWORKS["llama"]).maps
+    assert prepare("smoothquant", NETWORKS["mlp"]).maps["one"][0].cost(D).multiplies == D
+    assert set(prepare("mambaquant", NETWORKS["mamba"]).maps) == {
+        f"layers.{i}.{g}" for i in (0, 1) for g in ("x", "dt", "out")
+    }
+    assert "online" in prepare("quarot", NETWORKS["bert"]).notes[-1]
+    assert not [g for g in prepare("quarot", NETWORKS["bert"]).maps if g.endswith("output")]
+    assert not prepare("quarot", NETWORKS["llama"]).notes
+
+
+def test_seeds_draw_other_rotations_and_the_same_seed_the_same():
+    network = NETWORKS["llama"]
+    one, again, other = (prepare("quarot", network, seed=s).network.tensors["embedding"] for s in (1, 1, 2))
+    assert np.array_equal(one, again)
+    assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("bad", [-1, True, "1"])
+def test_seeds_are_whole_numbers(bad):
+    with pytest.raises(InputError, match="must be a whole number from 0"):
+        prepare("quarot", NETWORKS["mlp"], seed=bad)
+
+
+def test_channels_that_no_order_divides_are_refused_by_group():
+    network = NETWORKS["mlp"]
+    odd = replace(network, tensors={**network.tensors, "two": network.tensors["two"][:39]})
+    for transform in ("hadamard", "quarot"):
+        with pytest.raises(InputError, match="no Hadamard order divides the 39 channels of two"):
+            prepare(transform, odd)
+    with pytest.raises(InputError, match="two has 40 channels, no multiple of points=24"):
+        prepare("hadamard", network, points=24)
+    with pytest.raises(InputError, match=r"layers.0.attention has online maps already"):
+        prepare("hadamard+quarot", NETWORKS["llama"])
+
+
+def test_activations_that_are_not_finite_are_refused_by_group():
+    network = NETWORKS["mlp"]
+    with pytest.raises(InputError, match="one: its activations over the calibration inputs are not all finite"):
+        prepare("smoothquant", replace(network, calibration=np.full((4, D), np.nan)))
+
+
+# --------------------------------------------------------------------------------------- planted faults
+
+
+def without_gamma(prepared):
+    tensors = dict(prepared.network.tensors)
+    for group in merge.stream_groups(prepared.network):
+        tensors[prepared.network.groups[group].norm] = np.ones(D)
+    return replace(prepared, network=replace(prepared.network, tensors=tensors))
+
+
+def one_writer_forgotten(prepared, Q):
+    network = prepared.network
+    fewer = replace(prepared, network=replace(network, residual=network.residual[:-1]))
+    found = right_rotation(fewer, Q)
+    return replace(found, network=replace(found.network, residual=network.residual))
+
+
+right_rotation = merge.stream_rotated
+
+
+@pytest.mark.parametrize(
+    "place, name, fault, transform",
+    [
+        (rotate_module, "norms_folded", without_gamma, "quarot"),
+        (rotate_module, "stream_rotated", one_writer_forgotten, "quarot"),
+        (
+            rotate_module,
+            "values_rotated",
+            lambda *given: values_alone(*given),
+            "quarot",
+        ),
+        (Hadamard, "fold_weights", lambda _m, W: W, "hadamard"),
+        (Hadamard, "undo", Hadamard.apply, "rotatekv"),
+        (Permutation, "undo", lambda m, x: x[..., m.order], "rotatekv"),
+        (Rotation, "fold_weights", lambda m, W: m.Q @ W, "klt"),
+    ],
+)
+def test_a_fault_is_seen(place, name, fault, transform, monkeypatch):
+    network = NETWORKS["llama"]
+    assert difference(network, prepare(transform, network)) < 1e-10
+    monkeypatch.setattr(place, name, fault)
+    assert difference(network, prepare(transform, network)) > 1e-4
+
+
+def values_alone(prepared, group, Q):
+    """Values rotated, the output layer not."""
+    found = merge.values_rotated(prepared, group, Q)
+    reader = prepared.network.groups[group].readers[0]
+    tensors = {**found.network.tensors, reader: prepared.network.tensors[reader]}
+    return replace(found, network=replace(found.network, tensors=tensors))
+
+
+# ---------------------------------------------------------------------------------- effects and outliers
+
+
+def output_error(prepared, group):
+    """Relative error of the group's outputs with activations in symmetric 4-bit integers, a scale a token."""
+    x, W = samples(prepared)[group], np.concatenate(prepared.weights(group), axis=1)
+    return np.linalg.norm((IntFormat(bits=4).quantize(x).dequantize() - x) @ W) / np.linalg.norm(x @ W)
+
+
+@pytest.mark.parametrize("transform", ["quarot", "spinquant", "flatquant", "smoothquant", "ostquant", "mambaquant"])
+def test_transforms_lower_the_error_of_planted_outliers(transform):
+    network = plant_outliers(NETWORKS["llama"], factor=64, groups=["layers.0.gate_up"])
+    before = output_error(prepare("none", network), "layers.0.gate_up")
+    after = output_error(prepare(transform, network), "layers.0.gate_up")
+    assert after < 0.2 * before
+
+
+def test_rotation_lowers_the_error_of_outliers_much_and_of_others_little():
+    """Eight outliers in 512 channels, twenty times as large, their weights as much smaller."""
+    rng = np.random.default_rng(11)
+    x, W = rng.normal(size=(1500, 512)), tensor(rng, 512, 64)
+    errors = {}
+    for factor in (1, 20):
+        shape = np.where(np.arange(512) < 8, factor, 1.0)
+        network = made("wide", {"one": W / shape[:, None]}, {"one": Group(readers=("one",))}, wide_forward, x * shape)
+        for transform in ("none", "hadamard", "quarot", "klt", "lrq-dit", "smoothquant+quarot"):
+            errors[transform, factor] = output_error(prepare(transform, network), "one")
+    assert all(0.9 < errors[t, 1] / errors["none", 1] < 1.1 for t, _ in errors)
+    assert max(errors[t, 20] for t in ("quarot", "klt", "lrq-dit")) < 0.6 * errors["none", 20]
+    assert errors["lrq-dit", 20] < errors["hadamard", 20] < errors["none", 20]
+    assert errors["smoothquant+quarot", 20] < 0.3 * errors["none", 20]
+
+
+def wide_forward(_network, x, arithmetic):
+    return arithmetic.project("one", x)[0]
+
+
+def test_zigzag_deals_the_largest_channels_to_different_blocks():
+    largest = np.arange(16.0)
+    blocks = rotate_module.zigzag(largest, 4).reshape(4, 4)
+    assert sorted(blocks.reshape(-1)) == list(range(16))
+    assert sorted(blocks.max(axis=1)) == [12, 13, 14, 15]
+    assert np.ptp(largest[blocks].sum(axis=1)) <= 2
+
+
+def test_outliers_are_what_they_are_said_to_be():
+    network = NETWORKS["llama"]
+    planted = plant_outliers(network, factor=256, channels=3, seed=5)
+    inputs = fresh_inputs(network)
+    outputs = [n.forward(n, inputs, float_arithmetic(n)) for n in (network, planted)]
+    assert np.array_equal(*outputs)
+    assert "3 channels" in planted.notes[-1]
+    assert "scaled by 256" in planted.notes[-1]
+    x, y = (samples(prepare("none", n)) for n in (network, planted))
+    for group, place in network.groups.items():
+        ratio = np.abs(y[group]).max(axis=0) / np.abs(x[group]).max(axis=0)
+        assert sorted(ratio)[-4:] == ([1, 256, 256, 256] if place.norm or place.product else [1] * 4)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"factor": 0.0}, "factor=0.0 must be positive"),
+        ({"factor": np.inf}, "factor=inf"),
+        ({"factor": 2.0, "channels": 25}, r"channels=25 is outside 1\.\.24"),
+        ({"factor": 2.0, "groups": ["layers.0.atention"]}, "did you mean 'layers.0.attention'"),
+        ({"factor": 2.0, "groups": ["layers.0.output"]}, "has no norm or product before it"),
+    ],
+)
+def test_outliers_that_cannot_be_planted_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        plant_outliers(NETWORKS["llama"], **options)
+    with pytest.raises(InputError, match="mlp has no group with a norm or product"):
+        plant_outliers(NETWORKS["mlp"], factor=2.0)
+
+
+def test_flatquant_learns():
+    rng = np.random.default_rng(8)
+    X, W, maps = rng.normal(size=(90, 24)) * np.array([9.0] + [1.0] * 23), rng.normal(size=(24, 5)), start(24, 1)
+    first, after = output_loss(maps, X, W, 4)[0], output_loss(learned(maps, X, W, 4, 20), X, W, 4)[0]
+    assert after < 0.9 * first
+    assert learned(maps, X, W, 4, 0) is maps
+    clips = prepare("flatquant", NETWORKS["bert"]).clips
+    assert set(clips) == set(NETWORKS["bert"].groups)
+    assert set(clips.values()) <= set(CLIPS)
+
+
+def test_flatquants_gradients_are_those_of_differences_where_rounding_is_an_offset(monkeypatch):
+    """Straight through: rounded values count as the exact ones plus a constant, so the constant is planted."""
+    rng = np.random.default_rng(9)
+    X, W, maps = rng.normal(size=(9, 24)), rng.normal(size=(24, 5)), start(24, 1)
+    offsets = {9: rng.normal(size=(9, 24)), 5: rng.normal(size=(5, 24))}
+    monkeypatch.setattr(flat_module, "rounded", lambda Y, _bits: (Y + offsets[len(Y)], np.ones((len(Y), 1))))
+    monkeypatch.setattr(flat_module, "through_scale", lambda Y, _bits, _by: np.zeros_like(Y))
+    _, gradients = output_loss(maps, X, W, 4)
+    for i, name in enumerate(("P1", "P2")):
+        step, turn = 1e-6, rng.normal(size=getattr(maps, name).shape)
+        moved = [replace(maps, **{name: getattr(maps, name) + sign * step * turn}) for sign in (1, -1)]
+        high, low = (output_loss(m, X, W, 4)[0] for m in moved)
+        assert (gradients[i] * turn).sum() == pytest.approx((high - low) / (2 * step), rel=1e-5)
+
+
+def test_percentile_scales_leave_the_tail_out():
+    x = np.append(np.linspace(-1, 1, 999), 500.0)
+    assert rotate_module.percentile_scale(x, percentile=100) == 500 / 127
+    assert rotate_module.percentile_scale(x, percentile=99) < 1.1 / 127
+    with pytest.raises(InputError, match="percentile=0"):
+        rotate_module.percentile_scale(x, percentile=0)
+
+
+def test_kept_groups_and_other_states_pass_untouched():
+    prepared = prepare("hadamard", NETWORKS["llama"])
+    assert "head" not in prepared.maps
+    x = np.ones((2, KEYS * SIZE))
+    assert isinstance(float_maps(prepared), Arithmetic)
+    assert np.array_equal(float_maps(prepared).state("layers.0.key", x), x)
