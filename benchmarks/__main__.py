@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import hardware, numeric, report
+from benchmarks import hardware, networks, numeric, report
 from benchmarks.measure import Result
 from hwsim.files import write_atomic
 from models.unit import InputError, nearest, require
@@ -17,9 +17,13 @@ BENCHMARKS: Mapping[str, Callable[[], list[Result]]] = {
     "gemm-saturate": numeric.gemm_saturate,
     "goldens": numeric.goldens,
     "low-bit": numeric.low_bit,
+    "mxdot": numeric.block_scaled,
     "sparse-timing": numeric.sparse_timing,
     "lutgemm": numeric.lutgemm,
     "fwht": numeric.walsh_hadamard,
+    "quantize": numeric.quantize,
+    "minilm": networks.minilm,
+    "pylm": networks.pylm,
     "timing": numeric.cycle_formulas,
     "import": hardware.import_time,
     "emit": hardware.emit,

@@ -87,6 +87,15 @@ def absolute(name: str, what: str, times: Samples, bound: float) -> Result:
     return Result(name=name, what=what, ours=times, values=times, unit="s", limit=AtMost(bound=bound))
 
 
+def limited(name: str, what: str, against: str, times: tuple[Samples, Samples], bound: float) -> Result:
+    """Our seconds, at most `bound`, and those of a reference beside them."""
+    ours, reference = times
+    limit = AtMost(bound=bound)
+    return Result(
+        name=name, what=what, ours=ours, reference=reference, against=against, values=ours, unit="s", limit=limit
+    )
+
+
 def alternate(ours: Callable[[], Any], reference: Callable[[], Any], rounds: int) -> tuple[list[float], list[float]]:
     """Seconds of `rounds` runs of each, A B A B .., after one run of each that is not counted (compilation, caches)."""
     ours()

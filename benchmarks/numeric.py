@@ -1,4 +1,4 @@
-"""Models and transforms against numpy: exact GEMMs, look-up tables, the Walsh-Hadamard transform, cycle formulas."""
+"""Models and transforms against numpy: GEMMs, look-up tables, number formats, the Walsh-Hadamard transform, cycles."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hwsim.simulate import in_units, is_float, random_operands, simulate_gemm
 from hwsim.transforms.fwht import fwht
 from models.catalog import UNITS, unit
 from models.ent import digits
+from models.formats import get_format
 from models.lutgemm import BcqWeights
 from models.unit import Unit
 
@@ -94,6 +95,28 @@ def low_bit(size: int = 1024, rounds: int = 9) -> list[Result]:
     return results
 
 
+def block_scaled(size: int = 512, rounds: int = 9) -> list[Result]:
+    """Goldens of block-scaled FP4 with an FP32 accumulator: both operands quantized from normal values.
+
+    Held against float64; the accumulator rounds once a block, by 2^-24 of what it holds.
+    """
+    entry = unit("mxdot")
+    rng = np.random.default_rng(7)
+    a, w = rng.standard_normal((2, size, size))
+    results = []
+    for name, values in (("mxfp4", {}), ("nvfp4", {"block_size": 16, "scale_format": "e4m3"})):
+        params = entry.params(**values)
+        acts, weights = get_format(name).quantize(a, axis=-1), get_format(name).quantize(w, axis=0)
+        (A, act_worth), (W, weight_worth) = entry.act_operand(params, acts), entry.operand(params, weights)
+        want = acts.dequantize() @ weights.dequantize()
+        error = np.abs(entry.golden(params, A, W) * float(act_worth * weight_worth) - want).max()
+        rounded = -(-size // params.block_size) * 2.0**-24
+        confirm(error <= 2 * rounded * np.abs(want).max(), f"mxdot {name}: output")
+        times = alternate(partial(entry.golden, params, A, W), float32_matmul(a, w), rounds)
+        results.append(ratio("mxdot", f"mxdot golden {size}x{size}x{size} {name}", FLOAT32, times, 8))
+    return results
+
+
 def of_families(*families: str) -> list[Unit]:
     """GEMM engines that stand in one of these families of `hwsim compare`."""
     return [e for e in UNITS.values() if e.kind == "gemm" and {c.family for c in e.compared} & {*families}]
@@ -141,15 +164,42 @@ def lutgemm(size: int = 1024, rounds: int = 15) -> list[Result]:
 
 
 def walsh_hadamard(size: int = 4096, rounds: int = 9) -> list[Result]:
-    """Fast Walsh-Hadamard transform of every row of a square float32 matrix."""
+    """Fast Walsh-Hadamard transform of a square float32 matrix along both axes, and along one with 3 values behind it.
+
+    The copy goes into an array that exists already; the transform's own is new, as its caller gets it. One thread each.
+    """
     x = np.random.default_rng(3).standard_normal((size, size), dtype=np.float32)
+    cases = [("the last axis", x, 1), ("the first axis", x, 0), ("axis 1", x[: size // 3 * 3].reshape(-1, size, 3), 1)]
     signs = np.array([1.0])
     while len(signs) < size:
         signs = np.concatenate([signs, -signs])  # the last row of the Sylvester matrix
-    confirm(np.allclose(fwht(x)[:, -1], x @ signs, rtol=1e-3, atol=1e-2 * size**0.5), "fwht: last column")
-    target = np.empty_like(x)
-    times = alternate(lambda: fwht(x), lambda: np.copyto(target, x), rounds)
-    return [ratio("fwht", f"fwht of {size}x{size} float32", "numpy copy of the same matrix", times, 12)]
+    results = []
+    for axis_name, values, axis in cases:
+        last, want = fwht(values, axis).take(-1, axis), np.tensordot(values, signs, (axis, 0))
+        confirm(np.allclose(last, want, rtol=1e-3, atol=1e-2 * size**0.5), f"fwht: along {axis_name}")
+        target = values.copy()
+        times = alternate(lambda v=values, a=axis: fwht(v, a), lambda t=target, v=values: np.copyto(t, v), rounds)
+        what = f"fwht of {'x'.join(map(str, values.shape))} float32 along {axis_name}"
+        results.append(ratio("fwht", what, "numpy copy of the same array, one thread", times, 6))
+    return results
+
+
+def quantize(rows: int = 4096, channels: int = 768, rounds: int = 9) -> list[Result]:
+    """Codes of float64 activations: one scale a token, and block-scaled FP4.
+
+    Checked: no value is farther from its own than the format's widest step allows, half of it or what is above the
+    largest code; as a share of the largest of its token or block.
+    """
+    x = np.random.default_rng(6).standard_normal((rows, channels))
+    results = []
+    for name, group, share in (("int4", channels, 1 / 14), ("mxfp4", 32, 1 / 4), ("nvfp4", 16, 1 / 5)):
+        format_ = get_format(name)
+        error = np.abs(format_.quantize(x, axis=-1).dequantize() - x).reshape(rows, -1, group).max(axis=-1)
+        largest = np.abs(x).reshape(rows, -1, group).max(axis=-1)
+        confirm(np.all(error <= share * largest * (1 + 1e-9)), f"quantize {name}: values")
+        times = alternate(partial(format_.quantize, x, axis=-1), lambda: np.rint(x), rounds)
+        results.append(ratio("quantize", f"{name} codes of {rows}x{channels}", "numpy rint of the same", times, 30))
+    return results
 
 
 def cycle_formulas(shapes: int = 60_000, rounds: int = 9) -> list[Result]:

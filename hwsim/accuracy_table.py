@@ -45,7 +45,7 @@ SCHEMES = (
     Scheme(name="NVFP4", weights="nvfp4", activations="nvfp4"),
     Scheme(name="ternary", weights="ternary", activations="int8"),
 )
-TRANSFORMS = ("none", "hadamard", "quarot", "flatquant", "smoothquant+hadamard")
+TRANSFORMS = ("none", "hadamard", "quarot", "flatquant", "smoothquant", "smoothquant+hadamard")
 QUANTIZERS = ("rtn", "gptq")
 CACHED = ("pylm",)
 """networks that keep keys and values"""

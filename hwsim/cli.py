@@ -20,7 +20,7 @@ from typing import Annotated, Any
 import typer
 
 from models.catalog import UNITS, unit, unit_of
-from models.unit import InputError, Kind, Unit, fields_of, require
+from models.unit import InputError, Kind, Unit, fields_of, nearest, require
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -486,17 +486,27 @@ def _plain_synthesis(result: Any) -> dict[str, Any]:
 
 @app.command(epilog="Example: hwsim compare --family integer --out docs/integer")
 def compare(
-    family: Annotated[str, typer.Option(help="the designs to lay beside each other: integer, lut or shiftadd")],
+    family: Annotated[str, typer.Option(help="what to lay beside each other: integer, lut, shiftadd, or accuracy")],
     shape: Annotated[
-        tuple[int, int, int], typer.Option(metavar="M K N", help="the GEMM that gives cycles and energy")
+        tuple[int, int, int], typer.Option(metavar="M K N", help="the GEMM that gives designs' cycles and energy")
     ] = (256, 256, 256),
     seed: Seed = 0,
     liberty: Liberty = None,
     out: Annotated[Path | None, typer.Option(metavar="PATH", help="write PATH.md and PATH.csv")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="designs synthesised at a time")] = 2,
+    workers: Annotated[int, typer.Option(min=1, help="designs or networks at a time")] = 2,
+    network: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="of the family accuracy: these networks only; repeat")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold designs of one family against plain MACs: area, clock, area efficiency, energy, the papers' ratios."""
+    """Hold designs of one family against plain MACs: area, clock, area efficiency, energy, the papers' ratios.
+
+    The family `accuracy`: formats, transforms and quantizers on every network.
+    """
+    if family == ACCURACY:
+        _compare_accuracy(network or [], out, workers, as_json)
+        return
+    require(not network, "--network belongs to --family accuracy")
     from hwsim.compare import compare as run
     from hwsim.compare import designs_of, notes, record, tables, write
     from hwsim.files import require_file, require_writable
@@ -520,14 +530,39 @@ def compare(
     print(*notes(comparison), sep="\n")
 
 
+ACCURACY = "accuracy"
+"""the family that no unit stands in"""
+
+
+def _compare_accuracy(networks: list[str], out: Path | None, workers: int, as_json: bool) -> None:
+    from hwsim.accuracy_table import MEASURES, cells, measure_all, page, record, write
+    from hwsim.files import require_writable
+
+    for name in networks:
+        require(name in MEASURES, f"--network {name!r}: {nearest(name, MEASURES)}")
+    if out:
+        require_writable(out.parent, "give another path to --out")
+    chosen = [name for name in MEASURES if name in networks or not networks]
+    named = [word for name in chosen for word in ("--network", name)] if networks else []
+    command = shlex.join(["hwsim", "compare", "--family", ACCURACY, *named, *(["--out", str(out)] if out else [])])
+    with _counting("measuring") as progress:
+        found = measure_all(list(cells(chosen)), workers, progress)
+    if out:
+        write(found, out, command)
+    if as_json:
+        _print_json([record(cell) for cell in found])
+    elif out is None:
+        print(page(found, command))
+
+
 @contextlib.contextmanager
-def _counting() -> Iterator[Any]:
+def _counting(what: str = "synthesising") -> Iterator[Any]:
     """A progress bar for what tells how many of how many are done."""
     from rich.console import Console
     from rich.progress import Progress
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task("synthesising", total=None)
+        task = bar.add_task(what, total=None)
         yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
 
 
@@ -545,6 +580,9 @@ def accuracy(
     settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, help="of the network, the transform and the quantizer")] = 1,
     draws: Annotated[int, typer.Option(min=1, max=100, help="seeds of a random transform, from --seed on")] = 1,
+    text_bytes: Annotated[
+        int | None, typer.Option(metavar="N", help="of held-out text that a language model is judged on")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Quantize a network: its end metric, each layer's relative output error, and what the transform costs online."""
@@ -561,6 +599,7 @@ def accuracy(
         settings=_settings(settings),
         seed=seed,
         draws=draws,
+        text_bytes=text_bytes,
     )
     with _status() as progress:
         answer = measure(choice, progress)

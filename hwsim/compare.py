@@ -195,7 +195,7 @@ def designs_of(family: str) -> list[tuple[Unit, Compared]]:
     every = [(entry, compared) for entry in UNITS.values() for compared in entry.compared]
     families = {compared.family for _, compared in every}
     require(bool(families), "no unit stands in a comparison; give one a tuple COMPARED")
-    require(family in families, f"no family {family!r}; {nearest(family, families)}")
+    require(family in families, f"no family {family!r}; {nearest(family, families | {'accuracy'})}")
     chosen = [pair for pair in every if pair[1].family == family]
     order = list(dict.fromkeys(compared.architecture for _, compared in chosen))
     for architecture in order:

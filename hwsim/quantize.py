@@ -53,10 +53,16 @@ class Product:
         return None if integers is None else integers.sum(axis=0)
 
 
-Turn = Callable[[Map, Floats], Floats]
-"""(map, activations) -> mapped activations"""
-Multiply = Callable[[Product, Quantized], Floats]
-"""(product, activations) -> outputs [M, N], without bias"""
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """How the three steps of a group of linear layers are computed."""
+
+    turn: Callable[[Map, Floats], Floats]
+    """(map, activations) -> mapped activations"""
+    encode: Callable[[Format, Floats], Quantized]
+    """(format, activations [M, K]) -> codes, groups along the last axis"""
+    multiply: Callable[[Product, Quantized], Floats]
+    """(product, activations) -> outputs [M, N], without bias"""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,16 +82,16 @@ class QuantizedNetwork:
     @property
     def engine(self) -> Arithmetic:
         """Every product computed by the engine, bit for bit, and transforms by their units."""
-        return self.arithmetic(lambda m, x: m.on_hardware(x), on_engine)
+        return self.arithmetic(ON_ENGINE)
 
     @property
     def emulated(self) -> Arithmetic:
         """Float64 arithmetic on the dequantized values."""
-        return self.arithmetic(lambda m, x: m.emulated(x), emulated)
+        return self.arithmetic(EMULATED)
 
-    def arithmetic(self, turn: Turn, multiply: Multiply) -> Arithmetic:
-        """`turn` applies a map, `multiply` forms a product; caches are quantized."""
-        return Arithmetic(project=lambda group, x: self._project(group, x, turn, multiply), state=self._state)
+    def arithmetic(self, way: Way) -> Arithmetic:
+        """Linear layers computed in this way; caches are quantized."""
+        return Arithmetic(project=lambda group, x: self._project(group, x, way), state=self._state)
 
     @property
     def bits_per_weight(self) -> float:
@@ -94,14 +100,14 @@ class QuantizedNetwork:
         sizes = [q.codes.size for q in weights]
         return sum(q.bits_per_value * size for q, size in zip(weights, sizes, strict=True)) / sum(sizes)
 
-    def _project(self, group: str, x: Floats, turn: Turn, multiply: Multiply) -> tuple[Floats, ...]:
+    def _project(self, group: str, x: Floats, way: Way) -> tuple[Floats, ...]:
         network = self.prepared.network
         readers = network.groups[group].readers
         if group not in self.products:
             return tuple(linear(network, name, x) for name in readers)
-        held = Codes(reduce(lambda v, m: turn(m, v), self.prepared.maps.get(group, ()), x))
+        held = Codes(reduce(lambda v, m: way.turn(m, v), self.prepared.maps.get(group, ()), x), way.encode)
         return tuple(
-            _sum(held, parts, network.tensors[name].shape[1], multiply) + linear_bias(network, name)
+            _sum(held, parts, network.tensors[name].shape[1], way.multiply) + linear_bias(network, name)
             for name, parts in zip(readers, self.products[group], strict=True)
         )
 
@@ -118,8 +124,9 @@ class QuantizedNetwork:
 class Codes:
     """Activations [M, K], and their codes once for all parts that read them in the same way."""
 
-    def __init__(self, x: Floats) -> None:
+    def __init__(self, x: Floats, encode: Callable[[Format, Floats], Quantized]) -> None:
         self.x = x
+        self._encode = encode
         self._known: dict[Any, Quantized] = {}
 
     def of(self, part: Part) -> Quantized:
@@ -128,11 +135,11 @@ class Codes:
         if key not in self._known:
             x = self.x if part.inputs is None else self.x[:, part.inputs]
             x = x if part.chosen is None else x * part.chosen(x)
-            self._known[key] = part.activations.quantize(x, axis=-1)
+            self._known[key] = self._encode(part.activations, x)
         return self._known[key]
 
 
-def _sum(held: Codes, parts: tuple[Product, ...], outputs: int, multiply: Multiply) -> Floats:
+def _sum(held: Codes, parts: tuple[Product, ...], outputs: int, multiply: Any) -> Floats:
     if len(parts) == 1 and parts[0].part.outputs is None:
         return multiply(parts[0], held.of(parts[0].part))
     total = np.zeros((len(held.x), outputs))
@@ -160,6 +167,15 @@ def on_engine(product: Product, q: Quantized) -> Floats:
 def emulated(product: Product, q: Quantized) -> Floats:
     """Outputs [M, N] from the real values that the codes stand for, multiplied in float64."""
     return q.dequantize() @ product.real_weights
+
+
+def encoded(fmt: Format, x: Floats) -> Quantized:
+    """Activations [M, K] in the format, groups along the last axis."""
+    return fmt.quantize(x, axis=-1)
+
+
+ON_ENGINE = Way(turn=lambda m, x: m.on_hardware(x), encode=encoded, multiply=on_engine)
+EMULATED = Way(turn=lambda m, x: m.emulated(x), encode=encoded, multiply=emulated)
 
 
 def engine_input(params: Any, q: Quantized) -> tuple[Any, Fraction]:
@@ -197,9 +213,7 @@ def quantize_network(
     for group in (name for name in network.groups if name not in network.kept):
         X = prepared.mapped(group, seen[group])
         acts = clipped(activations, prepared.clips.get(group, 1.0))
-        problems = [
-            Problem(W=W, X=X, weights=weights, activations=acts, seed=seed) for W in prepared.weights(group)
-        ]
+        problems = [Problem(W=W, X=X, weights=weights, activations=acts, seed=seed) for W in prepared.weights(group)]
         products[group] = tuple(tuple(_held(part, params, acts) for part in quantizer(p)) for p in problems)
     states = _cached_states(prepared) if cache else ()
     return QuantizedNetwork(prepared=prepared, products=products, inputs=seen, cache=cache, cached_states=states)
@@ -297,11 +311,17 @@ class Work:
     operands hold, what they need to know of these operands"""
     maps: tuple[tuple[Map, int, int], ...]
     """online map, M, K"""
+    codes: tuple[tuple[Format, Map | None, int, int], ...]
+    """activations that became codes: format, the map whose unit they come from (None: no unit), M, K"""
 
 
-def work_of(quantized: QuantizedNetwork) -> Work:
-    """The products and maps of one forward pass over the network's workload on the engine."""
-    products, maps = [], []
+def work_of(quantized: QuantizedNetwork, arithmetic: Callable[[Way], Arithmetic] | None = None) -> Work:
+    """What one forward pass over the network's workload does on the engine.
+
+    `arithmetic` makes the pass's arithmetic of a way to compute; None is `quantized.arithmetic`.
+    """
+    products, maps, codes = [], [], []
+    last: list[Map | None] = [None]
 
     def multiply(product: Product, q: Quantized) -> Floats:
         entry = unit_of(product.params)
@@ -310,8 +330,20 @@ def work_of(quantized: QuantizedNetwork) -> Work:
 
     def turn(m: Map, x: Floats) -> Floats:
         maps.append((m, *x.shape))
+        last[0] = m if m.hardware() is not None else last[0]
         return m.on_hardware(x)
 
+    def encode(fmt: Format, x: Floats) -> Quantized:
+        codes.append((fmt, last[0], *x.shape))
+        return encoded(fmt, x)
+
+    make = quantized.arithmetic if arithmetic is None else arithmetic
+    compute = make(Way(turn=turn, encode=encode, multiply=multiply))
+
+    def project(group: str, x: Floats) -> tuple[Floats, ...]:
+        last[0] = None
+        return compute.project(group, x)
+
     network = quantized.prepared.network
-    network.forward(network, network.workload, quantized.arithmetic(turn, multiply))
-    return Work(products=tuple(products), maps=tuple(maps))
+    network.forward(network, network.workload, replace(compute, project=project))
+    return Work(products=tuple(products), maps=tuple(maps), codes=tuple(codes))

@@ -1,13 +1,16 @@
 """The benchmarks' plumbing on tiny sizes; no time is asserted."""
 
 import json
+import pkgutil
 from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
-from benchmarks import hardware, measure, numeric, report
+from benchmarks import hardware, measure, networks, numeric, report
 from benchmarks.__main__ import BENCHMARKS, main
+from hwsim.networks import get_network
+from hwsim.transforms.fwht import fwht
 from hwsim.verify import RtlRun
 
 TINY = {
@@ -15,9 +18,13 @@ TINY = {
     "gemm-saturate": lambda: numeric.gemm_saturate(size=150, array=4, rounds=2),
     "goldens": lambda: numeric.goldens(size=40, rounds=2),
     "low-bit": lambda: numeric.low_bit(size=40, rounds=2),
+    "mxdot": lambda: numeric.block_scaled(size=64, rounds=2),
     "sparse-timing": lambda: numeric.sparse_timing(size=40, rounds=2),
     "lutgemm": lambda: numeric.lutgemm(size=24, rounds=2),
     "fwht": lambda: numeric.walsh_hadamard(size=16, rounds=2),
+    "quantize": lambda: numeric.quantize(rows=6, channels=64, rounds=2),
+    "minilm": lambda: networks.minilm(sentences=2),
+    "pylm": lambda: networks.pylm(text_bytes=256, calibrated=1),
     "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
     "import": lambda: hardware.import_time(rounds=1),
     "emit": lambda: hardware.emit(array=2, rounds=1),
@@ -52,6 +59,41 @@ def test_a_wrong_output_ends_the_run(monkeypatch, name):
     monkeypatch.setattr(numeric, "simulate_gemm", wrong)
     with pytest.raises(measure.WrongResult, match=f"{name}.*output"):
         TINY[name]()
+
+
+def changed(right):
+    """The function, its first result's first value one more."""
+
+    def wrong(*operands, **options):
+        got = right(*operands, **options).copy()
+        got.flat[0] += 1
+        return got
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "name, place", [("mxdot", "models.mxdot.golden"), ("quantize", "models.quantized.Quantized.dequantize")]
+)
+def test_a_wrong_value_of_a_format_ends_the_run(monkeypatch, name, place):
+    monkeypatch.setattr(place, changed(pkgutil.resolve_name(place)))
+    with pytest.raises(measure.WrongResult, match=name):
+        TINY[name]()
+
+
+def test_a_wrong_transform_ends_the_run(monkeypatch):
+    monkeypatch.setattr(numeric, "fwht", lambda x, axis: fwht(x, axis) + (axis == 0))
+    with pytest.raises(measure.WrongResult, match="fwht: along the first axis"):
+        TINY["fwht"]()
+
+
+def test_an_engine_that_computes_a_network_wrongly_ends_the_run(monkeypatch):
+    right = pkgutil.resolve_name("models.systolic.golden")
+    network = get_network("digits-mlp")
+    networks.check("digits", networks.w4a4(network), network.workload)
+    monkeypatch.setattr("models.systolic.golden", lambda *operands: -right(*operands))
+    with pytest.raises(measure.WrongResult, match="digits: outputs"):
+        networks.check("digits", networks.w4a4(network), network.workload)
 
 
 @pytest.mark.parametrize("fault, what", [((1, 0), "output"), ((0, 1), "cycles")])

@@ -26,7 +26,7 @@ def hwsim(monkeypatch, capsys):
     return run
 
 
-COMMANDS = ("units", "gemm", "verify", "emit", "synth", "compare", "sweep", "report")
+COMMANDS = ("units", "gemm", "verify", "emit", "synth", "accuracy", "compare", "sweep", "report")
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -135,7 +135,50 @@ def test_synth_prints_area_and_path(hwsim, tmp_path, monkeypatch):
     assert "critical path" in table
 
 
+DIGITS = ("accuracy", "digits-mlp", "--weights", "int3", "--activations", "int4")
+
+
+def test_accuracy_reports_metric_errors_and_online_work(hwsim):
+    status, out, _ = hwsim(*DIGITS, "--transform", "hadamard", "--draws", 2, "--json")
+    answer = json.loads(out)
+    assert status == 0
+    assert 0.5 < answer["metrics"]["accuracy"] < answer["float_metrics"]["accuracy"]
+    assert answer["spread"]["accuracy"] > 0
+    assert set(answer["layer_errors"]) == {"layers.0", "layers.1", "layers.2"}
+    assert answer["online"] == {"adds": 6 * (64 + 128 + 64), "multiplies": 0}
+    assert answer["choice"]["transform"] == "hadamard"
+    table = hwsim(*DIGITS, "--transform", "hadamard", "--draws", 2)[1]
+    assert f"{answer['mean']['accuracy']:.4f}" in table
+    assert "1,536" in table
+    assert all(f"{error:.4f}" in table for error in answer["layer_errors"].values())
+
+
+def test_accuracy_on_an_engine_is_that_of_float64(hwsim):
+    on, off = (json.loads(hwsim(*DIGITS, *more, "--json")[1]) for more in (("--engine", "systolic"), ()))
+    assert on["metrics"] == off["metrics"]
+    assert on["choice"]["engine"] == "systolic"
+
+
+def test_the_accuracy_family_is_written_to_files(hwsim, tmp_path, monkeypatch):
+    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
+    out = tmp_path / "accuracy"
+    assert hwsim("compare", "--family", "accuracy", "--network", "digits-mlp", "--out", out)[0] == 0
+    rows = out.with_suffix(".csv").read_text().splitlines()
+    assert len(rows) == 1 + 6 * 6 * 2
+    assert "## digits-mlp: accuracy (float 0.9689)" in out.with_suffix(".md").read_text()
+
+
 MISTAKES = [
+    (("accuracy", "digit", "--weights", "int4", "--activations", "int4"), "no network 'digit'; did you mean 'digits-"),
+    (("accuracy", "pylm", "--weights", "int4", "--activations", "in8"), "no number format 'in8'; did you mean"),
+    ((*DIGITS, "--transform", "quarrot"), "no transform 'quarrot'; did you mean 'quarot'?"),
+    ((*DIGITS, "--quantizer", "ternary"), "that is a format's own; take quantizer 'rtn' with weights of 'ternary'"),
+    ((*DIGITS, "--engine", "lutgem"), "no unit 'lutgem'; did you mean 'lutgemm'?"),
+    ((*DIGITS, "--text-bytes", "4096"), "network digits-mlp: no option 'text_bytes'; it belongs to language models"),
+    ((*DIGITS, "--cache", "int2:group=0"), "group=0 must be a positive whole number"),
+    (("compare", "--family", "integer", "--network", "pylm"), "--network belongs to --family accuracy"),
+    (("compare", "--family", "accuracy", "--network", "pilm"), "--network 'pilm': did you mean 'pylm'?"),
+    (("compare", "--family", "acuracy"), "no family 'acuracy'; did you mean 'accuracy'?"),
     (("gemm", "opt4C", "--shape", 1, 1, 1), "no unit 'opt4C'; did you mean 'opt4c'?"),
     (("gemm", "booth", "--shape", 1, 1, 1), "booth multiplies no matrices; take a GEMM engine"),
     (("gemm", "opt2", "tile_k=5", "--shape", 1, 1, 1), "opt2: tile_k must divide rows=16 into whole tiles, not 5"),

@@ -120,7 +120,7 @@ def test_check_resolves_every_parameter():
         **{"rows": 4, "cols": 4, "dataflow": "WS", "act_bits": 8, "weight_bits": 4, "acc_bits": 32},
         **{"overflow": "wrap", "style": "mac", "buffers": 1},
     }
-    assert roles["transform"] == {"hadamard.points": None, "hadamard.in_bits": 12}
+    assert roles["transform"] == {"hadamard.points": None, "hadamard.in_bits": 11}
     assert set(check(point())) == {"engine"}
     assert check(point(quantizer="gptq"))["quantizer"]["damping"] == 0.01
 

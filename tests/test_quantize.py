@@ -7,7 +7,7 @@ import pytest
 
 from hwsim.networks import get_network
 from hwsim.networks.network import Arithmetic, Group, Network, float_arithmetic, linear
-from hwsim.quantize import Codes, emulated, engine_formats, layer_errors, on_engine, quantize_network, work_of
+from hwsim.quantize import Codes, emulated, encoded, engine_formats, layer_errors, on_engine, quantize_network, work_of
 from hwsim.quantizers import Part, get_quantizer
 from hwsim.transforms import prepare
 from hwsim.transforms.plan import Prepared
@@ -105,7 +105,7 @@ def test_outputs_are_the_formula(network, act_symmetric):
 
 def test_a_forgotten_zero_point_correction_would_show(network):
     product = quantized(network, engine("systolic")).products["layers.0"][0][0]
-    codes = Codes(network.workload[:20]).of(product.part)
+    codes = Codes(network.workload[:20], encoded).of(product.part)
     right = on_engine(product, codes)
     assert np.allclose(right, emulated(product, codes), rtol=0, atol=1e-9)
     product.__dict__["column_sums"] = product.column_sums * 0
@@ -141,7 +141,12 @@ def test_work_is_what_the_forward_pass_does(network):
     shapes = [network.tensors[name].shape for name in network.groups]
     assert list(work.products) == [{"M": 899, "K": k, "N": n} for k, n in shapes]
     assert [(rows, channels) for _, rows, channels in work.maps] == [(899, k) for k, _ in shapes]
-    assert work_of(quantized(network, engine("systolic", 4))).maps == ()
+    assert all(
+        m is not None and (rows, K) == (899, k) for (_, m, rows, K), (k, _) in zip(work.codes, shapes, strict=True)
+    )
+    plain = work_of(quantized(network, engine("systolic", 4)))
+    assert plain.maps == ()
+    assert [(m, K) for _, m, _, K in plain.codes] == [(None, k) for k, _ in shapes]
 
 
 def test_a_transform_unit_is_no_engine():

@@ -4,10 +4,66 @@ import numpy as np
 import pytest
 from scipy.linalg import hadamard
 
-from hwsim.transforms.fwht import fwht
+from hwsim.transforms.fwht import FWHT_BLOCK, fwht
+from hwsim.transforms.fwht_kernels import WIDTH
 from hwsim.transforms.gradients import lbp_wht, low_sequency_bases
 from hwsim.transforms.sparse_wht import qwha, spright, srht
 from models.unit import InputError
+
+# ------------------------------------------------------------------------------------------------- FWHT
+
+
+def butterflies(x, axis, strides=lambda n: [1 << k for k in range(n.bit_length() - 1)]):
+    """Stage by stage in numpy: (a, b) -> (a + b, a - b) of values one stride apart, stride 1 first."""
+    y = np.moveaxis(x, axis, -1)
+    turned, n = y.shape, y.shape[-1]
+    for h in strides(n):
+        y = y.reshape(-1, n // (2 * h), 2, h)
+        y = np.stack([y[:, :, 0] + y[:, :, 1], y[:, :, 0] - y[:, :, 1]], axis=2)
+    return np.moveaxis(y.reshape(turned), -1, axis)
+
+
+LAYOUTS = [
+    *(((n, WIDTH + 8), 0) for n in (2, 4, 8, 16, 32, 64, 128, 256, 512)),  # every remainder of a tile, two panels
+    *(((2, 64, inner), 1) for inner in (1, 2, 3, 4, 7, 8, 13, 15, 16, 17, WIDTH - 1, WIDTH, WIDTH + 1)),
+    *(((5, 1 << k), -1) for k in (1, 2, 3, 4, 5, 6, 9, 12, 14)),
+    ((2, 2 * FWHT_BLOCK), 1),
+    ((2, FWHT_BLOCK // 4, 13), 1),
+    ((2, 3, 256, 5), 2),
+]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape, axis", LAYOUTS)
+def test_additions_are_rounded_in_the_order_of_the_butterflies_in_any_layout(shape, axis, dtype):
+    x = np.random.default_rng(10).normal(size=shape).astype(dtype)
+    before = x.copy()
+    assert np.array_equal(fwht(x, axis), butterflies(x, axis))
+    assert np.array_equal(x, before)
+
+
+def test_another_order_of_the_stages_is_told_apart():
+    x = np.random.default_rng(11).normal(size=(8, 4096)).astype(np.float32)
+    backwards = butterflies(x, 1, lambda n: [n >> k for k in range(1, n.bit_length())])
+    assert np.allclose(fwht(x), backwards, rtol=0, atol=1e-3)
+    assert not np.array_equal(fwht(x), backwards)
+
+
+@pytest.mark.parametrize("shape, axis", [((3, 256, 5), 1), ((4, 1024, 3), 1), ((128, 2, 9), 0), ((2, 512, 100), 1)])
+def test_integers_along_an_axis_with_little_behind_it_meet_the_matrix(shape, axis):
+    x = np.random.default_rng(12).integers(-(1 << 40), 1 << 40, shape)
+    H = hadamard(shape[axis], dtype=np.int64)
+    assert np.array_equal(fwht(x, axis), np.moveaxis(np.moveaxis(x, axis, -1) @ H, -1, axis))
+
+
+@pytest.mark.parametrize("inner", [1, 3, 700])
+def test_what_is_no_number_stays_within_its_own_vector(inner):
+    x = np.ones((4, 128, inner))
+    x[1, 5, 0] = np.nan
+    wrong = np.isnan(fwht(x, 1))
+    assert wrong[1, :, 0].all()
+    assert wrong.sum() == 128
+
 
 # ------------------------------------------------------------------------------------------------- SRHT
 

@@ -10,14 +10,8 @@ from numpy.typing import NDArray
 
 from models.unit import require
 
-FWHT_BLOCK = 4096
-"""Points whose stages are finished before the next ones are touched: 32 KiB of float64, within a first-level cache."""
-TILE_POINTS = 64
-"""Points of one pass over another axis than the last: six stages for one reading and one writing of the array."""
-TILE_BYTES = 1 << 17
-"""Size of the tile of such a pass that is worked on at once: within a second-level cache."""
-NARROW = 16
-"""Elements behind the axis below which the array is turned instead: loops over so few of them do not pay."""
+FWHT_BLOCK = 1 << 15
+"""Elements whose stages are finished before the next are touched: 256 KiB of float64, within a second-level cache."""
 
 
 def fwht(x: NDArray[Any], axis: int = -1) -> NDArray[Any]:
@@ -147,117 +141,28 @@ def _along(x: NDArray[Any], axis: int, *, transposed: bool) -> NDArray[Any]:
 
 
 def _powers_of_two(x: NDArray[Any]) -> NDArray[Any]:
-    """The transform of contiguous x [outer, 2^k, inner] along its middle."""
+    """The transform of contiguous x [outer, 2^k, inner] along its middle.
+
+    Where a point is short, first those of a block together; then columns of long points.
+    """
+    from hwsim.transforms.fwht_kernels import POINTS, WIDTH, blocks, columns  # numba, for those who transform
+
     outer, n, inner = x.shape
     if x.size == 0 or n == 1:
         return x.copy()
-    if inner >= NARROW:
-        return _columns(x)
-    turned = np.ascontiguousarray(np.moveaxis(x, 1, 2)).reshape(-1, n)
-    return np.ascontiguousarray(np.moveaxis(_rows(turned).reshape(outer, inner, n), 2, 1))
-
-
-def _rows(rows: NDArray[Any]) -> NDArray[Any]:
-    """The transform of each contiguous row: first the strides within cache-sized blocks, then the longer ones."""
-    n = rows.shape[1]
-    block = min(n, FWHT_BLOCK)
-    out = np.empty_like(rows)
-    kernel = _kernels()[0]
-    kernel(rows.reshape(-1, block), out.reshape(-1, block), 1)
-    if block < n:
-        kernel(out, out, block)
+    out = np.empty_like(x)
+    if inner < WIDTH:
+        points = _block_points(n, inner)
+        blocks(x.reshape(-1, points * inner), out.reshape(-1, points * inner), inner)
+        x, n, inner = out, n // points, points * inner
+    while n > 1:
+        points = min(n, POINTS)
+        shape = (outer * n // points, points, inner)
+        columns(x.reshape(shape), out.reshape(shape))
+        x, n, inner = out, n // points, points * inner
     return out
 
 
-def _columns(x: NDArray[Any]) -> NDArray[Any]:
-    """The transform along the middle axis: TILE_POINTS points a pass, the later ones over those already combined."""
-    outer, n, inner = x.shape
-    out, kernel = np.empty_like(x), _kernels()[1]
-    left, done = n, 1
-    while left > 1:
-        points = min(left, TILE_POINTS)
-        shape = (outer * left // points, points, done * inner)
-        width = min(shape[2], max(TILE_BYTES // (points * x.itemsize), 1))
-        kernel((x if done == 1 else out).reshape(shape), out.reshape(shape), np.empty((points, width), x.dtype))
-        left, done = left // points, done * points
-    return out
-
-
-@cache
-def _kernels() -> tuple[Any, Any]:
-    from models.gemm_kernels import compiled  # numba, for those who transform alone
-
-    return compiled(nogil=True)(_butterflies), compiled(nogil=True)(_tiles)
-
-
-def _tiles(x: NDArray[Any], out: NDArray[Any], tile: NDArray[Any]) -> None:
-    """out = the transform of x [outer, points, inner] along its middle; `tile` [points, width] holds what is at work.
-
-    `out` may be `x`. Two stages at a time, the last alone where their number is odd. Copies are loops over slices:
-    as assignments of slices they take three times as long.
-    """
-    outer, points, inner = x.shape
-    width = tile.shape[1]
-    for o in range(outer):
-        for start in range(0, inner, width):
-            w = min(width, inner - start)
-            for p in range(points):
-                p0, p1 = tile[p], x[o, p, start : start + w]
-                for c in range(w):
-                    p0[c] = p1[c]
-            h = 1
-            while 4 * h <= points:
-                for i in range(0, points, 4 * h):
-                    for j in range(i, i + h):
-                        p0, p1, p2, p3 = tile[j], tile[j + h], tile[j + 2 * h], tile[j + 3 * h]
-                        for c in range(w):
-                            s0, d0 = p0[c] + p1[c], p0[c] - p1[c]
-                            s1, d1 = p2[c] + p3[c], p2[c] - p3[c]
-                            p0[c], p1[c], p2[c], p3[c] = s0 + s1, d0 + d1, s0 - s1, d0 - d1
-                h *= 4
-            if h < points:
-                for j in range(h):
-                    p0, p1 = tile[j], tile[j + h]
-                    for c in range(w):
-                        p0[c], p1[c] = p0[c] + p1[c], p0[c] - p1[c]
-            for p in range(points):
-                p0, p1 = tile[p], out[o, p, start : start + w]
-                for c in range(w):
-                    p1[c] = p0[c]
-
-
-def _butterflies(rows: NDArray[Any], out: NDArray[Any], stride: int) -> None:
-    """out = the stages of strides stride, 2 stride, .. of each row; strides 1, 2, 4 in one pass, then two at a time.
-
-    Four parallel slices, not eight: more of them and the compiler gives up proving that they do not overlap.
-    """
-    count, n = rows.shape
-    for r in range(count):
-        x, y = rows[r], out[r]
-        h = stride
-        if h == 1 and n >= 8:
-            for i in range(0, n, 8):
-                a0, a1 = x[i] + x[i + 1], x[i] - x[i + 1]
-                a2, a3 = x[i + 2] + x[i + 3], x[i + 2] - x[i + 3]
-                a4, a5 = x[i + 4] + x[i + 5], x[i + 4] - x[i + 5]
-                a6, a7 = x[i + 6] + x[i + 7], x[i + 6] - x[i + 7]
-                b0, b1, b2, b3 = a0 + a2, a1 + a3, a0 - a2, a1 - a3
-                b4, b5, b6, b7 = a4 + a6, a5 + a7, a4 - a6, a5 - a7
-                y[i], y[i + 1], y[i + 2], y[i + 3] = b0 + b4, b1 + b5, b2 + b6, b3 + b7
-                y[i + 4], y[i + 5], y[i + 6], y[i + 7] = b0 - b4, b1 - b5, b2 - b6, b3 - b7
-            h = 8
-        elif h == 1:
-            y[:] = x
-        while 4 * h <= n:
-            for i in range(0, n, 4 * h):
-                p0, p1 = y[i : i + h], y[i + h : i + 2 * h]
-                p2, p3 = y[i + 2 * h : i + 3 * h], y[i + 3 * h : i + 4 * h]
-                for j in range(h):
-                    s0, d0 = p0[j] + p1[j], p0[j] - p1[j]
-                    s1, d1 = p2[j] + p3[j], p2[j] - p3[j]
-                    p0[j], p1[j], p2[j], p3[j] = s0 + s1, d0 + d1, s0 - s1, d0 - d1
-            h *= 4
-        if h < n:
-            p0, p1 = y[:h], y[h:]
-            for j in range(h):
-                p0[j], p1[j] = p0[j] + p1[j], p0[j] - p1[j]
+def _block_points(n: int, inner: int) -> int:
+    """Points of `inner` elements in a block of at most FWHT_BLOCK elements: a power of two, from 1 to n."""
+    return min(n, 1 << max((FWHT_BLOCK // inner).bit_length() - 1, 0))

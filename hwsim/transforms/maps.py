@@ -21,6 +21,8 @@ from models.unit import InputError, require
 
 Floats = NDArray[np.float64]
 
+IN_BITS = 11
+"""width of the integers that a Hadamard unit takes: a quantizer makes as many digits of FP16 values, and no more"""
 MOST_POINTS = 1 << 16
 MOST_PARALLEL = 64
 """points up to which a Hadamard unit takes a whole block a cycle; above it is folded to as many values a cycle"""
@@ -85,7 +87,7 @@ class Hadamard:
     """
 
     points: int = 64
-    in_bits: int = 12
+    in_bits: int = IN_BITS
     seed: int = 1
 
     def __post_init__(self) -> None:

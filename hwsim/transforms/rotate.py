@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from hwsim.networks.network import Heads
 from hwsim.transforms.learn import cayley_descent, rounding_loss
-from hwsim.transforms.maps import Hadamard, Map, Permutation, Rotation, require_whole
+from hwsim.transforms.maps import IN_BITS, Hadamard, Map, Permutation, Rotation, require_whole
 from hwsim.transforms.merge import norms_folded, stream_groups, stream_rotated, values_rotated
 from hwsim.transforms.plan import (
     Prepared,
@@ -45,7 +45,7 @@ def none() -> Transform:
     return lambda prepared, _seed: prepared
 
 
-def hadamard(*, points: int | None = None, in_bits: int = 12) -> Transform:
+def hadamard(*, points: int | None = None, in_bits: int = IN_BITS) -> Transform:
     """Randomised block Hadamard before every group, online.
 
     Blocks of `points`, by default of the largest power of two up to 64 that divides the group's channels.
@@ -61,7 +61,7 @@ def hadamard(*, points: int | None = None, in_bits: int = 12) -> Transform:
     return transform
 
 
-def quarot(*, in_bits: int = 12, clip: float = 0.9) -> Transform:
+def quarot(*, in_bits: int = IN_BITS, clip: float = 0.9) -> Transform:
     """A randomised Hadamard rotation of the residual stream, merged; one of each head's values, merged; one online
     before every other group (the product before a down-projection) at full width; keys after RoPE head by head.
 
@@ -79,7 +79,7 @@ def quarot(*, in_bits: int = 12, clip: float = 0.9) -> Transform:
     return transform
 
 
-def spinquant(*, steps: int = 20, bits: int = 4, in_bits: int = 12) -> Transform:
+def spinquant(*, steps: int = 20, bits: int = 4, in_bits: int = IN_BITS) -> Transform:
     """QuaRot with a residual rotation learned from its randomised Hadamard matrix by Cayley steps.
 
     The loss is the squared rounding error at `bits` bits, a scale a token and a column, of activations and of the
@@ -105,7 +105,7 @@ def spinquant(*, steps: int = 20, bits: int = 4, in_bits: int = 12) -> Transform
     return transform
 
 
-def ostquant(*, alpha: float = 0.5, in_bits: int = 12) -> Transform:
+def ostquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
     """Pairs of rotation and scaling: the residual stream by R = U_W H^T (U_W: left singular vectors of the weights that
     read it), values by Hadamard matrices head by head, other groups online; then SmoothQuant's scales of the rotated
     channels, merged into norms, values and products.
@@ -128,7 +128,7 @@ def ostquant(*, alpha: float = 0.5, in_bits: int = 12) -> Transform:
     return transform
 
 
-def mambaquant(*, alpha: float = 0.5, in_bits: int = 12) -> Transform:
+def mambaquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
     """R = K H of the residual stream, K its Karhunen-Loeve basis, merged; before other groups SmoothQuant's scales,
     merged where they can be, then a Hadamard rotation online. The paper's merging of scales into SiLU is not done."""
     require_share("mambaquant: alpha", alpha)
@@ -152,7 +152,7 @@ def klt() -> Transform:
     return transform
 
 
-def quamba(*, in_bits: int = 12) -> Transform:
+def quamba(*, in_bits: int = IN_BITS) -> Transform:
     """A Hadamard rotation at full width of what a state-space layer gives to its output projection.
 
     The paper's other half, a static percentile scale of the layer's input, is a choice of the quantizer of the state
@@ -203,7 +203,7 @@ def rotatekv(*, heads: int = 4, clip: float = 0.8) -> Transform:
     return transform
 
 
-def lrq_dit(*, fluctuation: float = 1.0, in_bits: int = 12) -> Transform:
+def lrq_dit(*, fluctuation: float = 1.0, in_bits: int = IN_BITS) -> Transform:
     """Per group: block Hadamard, or, where activations fluctuate more, an outlier-aware rotation before every group.
 
     Fluctuation is the standard deviation of the channels' calibration maxima over their mean. The outlier-aware form

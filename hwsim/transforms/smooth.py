@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.transforms.maps import Flatten, Hadamard, require_whole
+from hwsim.transforms.maps import IN_BITS, Flatten, Hadamard, require_whole
 from hwsim.transforms.merge import pooled, scaled
 from hwsim.transforms.plan import Prepared, Transform, channels, noted, quantized_groups, samples, with_maps
 from hwsim.transforms.sizes import block_points
@@ -32,7 +32,7 @@ def smoothquant(*, alpha: float = 0.5) -> Transform:
     return transform
 
 
-def quantvggt(*, alpha: float = 0.5, points: int | None = None, in_bits: int = 12) -> Transform:
+def quantvggt(*, alpha: float = 0.5, points: int | None = None, in_bits: int = IN_BITS) -> Transform:
     """Randomised block Hadamard before every group, then SmoothQuant's scales of the rotated channels, online.
 
     Blocks of `points`, by default of the largest power of two up to 64 that divides the group's channels.
