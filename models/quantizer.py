@@ -21,7 +21,34 @@ codes from -q to q:
 
 `static`: the code is x multiplier / 2^shift, rounded, and limited to q; both are constants and no scale leaves.
 
-A group of zeros has scale 1: E8M0 code 127, integer 1, or FP16 1.0.
+`zero_points` (of `real` alone) makes the codes asymmetric, as `models.formats.IntFormat(bits, symmetric=False)`
+describes them. Both ends are found, low = min(x, 0) and high = max(x, 0), and with n = 2^bits - 1 steps in the range
+r = high - low the zero point is round(-low n / r) - 2^(bits-1), ties to even, and the code round(x n / r) under the
+named rounding, plus the zero point, limited to `bits` bits, which both quotients rounded up together may leave. The
+zero point itself needs no limit, since -low is at most r. Zero point and range leave, and 1 / n belongs into the next
+scale: an integer range as it is, unsigned, of FP16 rounded to single precision (nearest even; two halves may be further
+apart than half precision goes), as its pattern.
+
+Codes are exact with F = 2 P + 1, the default, for a range of P digits. An integer's has P = W = in_bits, and the proof
+above holds with n for q and r for p. Of FP16 it is an exact sum of two halves, up to 41 digits; P = max(bits + 22, 26)
+leading ones are kept, the last with whatever is set below it. No code changes by that. Say the end of larger magnitude
+is the whole number B, 2^10 <= B < 2^11 (two subnormal halves have a short sum). Digits are lost where the other end has
+some below 2^-(bits+11); all of it is then less than 2^-(bits+1), and the sum has no digit more than B. Codes change
+where the range passes some 2 x n / h, h a whole number: x is a mantissa times 2^-k, k >= 0, and h < n 2^min(1, 2-k), so
+that such a place beyond B is beyond by at least 2^min(0, 1-k) / h > 2^-(bits+1). The range and what is kept of it lie
+both between B and the next such place. With p and P for the normalised range the proof above then holds with P + 1
+fraction bits of the product; W + 1 and whether any below them is set are as good, for what is shifted out further is
+but looked at. Fewer fraction bits move some steps by one, and never take a zero point out of its range.
+
+IntFormat forms quotients in double precision, x / (r / n) with two roundings, so that it may miss a tie, x n / r = half
+an integer, by a unit in the last place to either side; here a tie is one. All other codes are the same.
+
+A group of zeros has scale 1: E8M0 code 127, integer 1, or 1.0; its zero point is the least code, -2^(bits-1).
+
+The buffer holds the group that leaves and what enters meanwhile, `buffer_beats` beats of lanes * in_bits flip-flops (16
+a half): with `pot` a group and two beats, with `real` a group and the beats that enter while the divider works, at most
+another group and a beat. It is not doubled further than that, and still most of the unit's area where groups are
+tokens of hundreds of values.
 """
 
 from __future__ import annotations
@@ -39,11 +66,17 @@ from models.bits import Rounding, check_codes, signed_range
 from models.floats import (
     HALF_BITS,
     HALF_DIGITS,
+    HALF_UNIT,
+    SINGLE_BITS,
+    SINGLE_DIGITS,
     ActFormat,
+    Halves,
     half,
     half_bits,
     half_of,
     random_halves,
+    single_bits,
+    single_of,
     unpack_half,
 )
 from models.unit import (
@@ -63,7 +96,9 @@ from models.unit import (
 )
 
 LANE_STAGES = 2
-"""the product, or the magnitude; the code"""
+"""the product, or the magnitude; the code, or its distance from the zero point"""
+SHARED = ("scale", "zero")
+"""what leaves with the codes of a group"""
 E8M0_BITS = 8
 E8M0_BIAS = 127
 HALF_ONE = 15 << 10
@@ -87,8 +122,8 @@ class QuantizerParams:
     """Groups, widths, and how codes are made.
 
     `lanes` values enter and leave a cycle. `in_bits` is the width of two's-complement integers, 16 with FP16. `group`
-    is a multiple of `lanes`; with static scales, which nothing shares, it is `lanes`. `fraction_bits` is for `real`
-    alone, `multiplier` and `shift` for `static`, which needs both.
+    is a multiple of `lanes`; with static scales, which nothing shares, it is `lanes`. `fraction_bits` and `zero_points`
+    are for `real` alone, `multiplier` and `shift` for `static`, which needs both.
     """
 
     group: int = 32
@@ -97,6 +132,7 @@ class QuantizerParams:
     in_bits: int = 16
     bits: int = 8
     scale: Scale = Scale.REAL
+    zero_points: bool = False
     rounding: Rounding = Rounding.NEAREST_EVEN
     fraction_bits: int | None = None
     multiplier: int | None = None
@@ -107,8 +143,12 @@ class QuantizerParams:
         check_range("quantizer", self, group=(1, 4096), lanes=(1, 64), in_bits=(2, 24), bits=(2, 12))
         rule = "quantizer: act_format=fp16 needs in_bits=16"
         require(not self.is_float or self.in_bits == HALF_BITS, f"{rule}, not {self.in_bits}")
-        rule = "quantizer: bits must be at most the digits of a value"
-        require(self.bits <= self.digits, f"{rule}, {self.digits}, not {self.bits}")
+        rule = f"quantizer: scale={self.scale} takes no zero_points; take scale=real"
+        require(self.scale is Scale.REAL or not self.zero_points, rule)
+        rule = "quantizer: bits must be less than" if self.zero_points else "quantizer: bits must be at most"
+        require(
+            self.bits <= self.digits - self.zero_points, f"{rule} the digits of a value, {self.digits}, not {self.bits}"
+        )
         self._check_group()
         self._check_constants()
 
@@ -120,7 +160,7 @@ class QuantizerParams:
         require(self.scale is not Scale.STATIC or self.group == self.lanes, f"{rule}, not {self.group}")
 
     def _check_constants(self) -> None:
-        static, w = self.scale is Scale.STATIC, self.digits
+        static, w = self.scale is Scale.STATIC, self.divisor_digits
         limits = {
             "fraction_bits": (self.scale is Scale.REAL, (w + 1, 2 * w + 1)),
             "multiplier": (static, (1, (1 << 16) - 1)),
@@ -148,23 +188,54 @@ class QuantizerParams:
         return (1 << (self.bits - 1)) - 1
 
     @property
+    def steps(self) -> int:
+        """The quotient of a whole peak or range: q, or n."""
+        return (1 << self.bits) - 1 if self.zero_points else self.largest
+
+    @property
+    def has_wide_range(self) -> bool:
+        """Whether a group's divisor has more digits than a value: a sum of two halves."""
+        return self.is_float and self.zero_points
+
+    @property
+    def divisor_digits(self) -> int:
+        """Width of a normalised peak, W, or range, P."""
+        return max(self.bits + 22, SINGLE_DIGITS + 2) if self.has_wide_range else self.digits
+
+    @property
+    def cut_bits(self) -> int:
+        """Lowest bits of a product that its word has not got, so that W + 1 fraction bits are left."""
+        return self.fraction - self.divisor_digits - 1
+
+    @property
+    def unseen_bits(self) -> int:
+        """How many of them are not even looked at: of a product with a wide range's reciprocal all below P + 1."""
+        return max(self.cut_bits - (self.divisor_digits - self.digits), 0) if self.has_wide_range else self.cut_bits
+
+    @property
     def group_beats(self) -> int:
         return self.group // self.lanes
 
     @property
+    def stages(self) -> int:
+        """From the buffer, or the input, to the output."""
+        return LANE_STAGES + self.zero_points
+
+    @property
     def fraction(self) -> int:
         """Fraction bits of the reciprocal, F."""
-        return 2 * self.digits + 1 if self.fraction_bits is None else self.fraction_bits
+        return 2 * self.divisor_digits + 1 if self.fraction_bits is None else self.fraction_bits
 
     @property
     def reciprocal_bits(self) -> int:
         """Width of R, and cycles of the divider."""
-        return self.fraction - self.digits + self.bits
+        return self.fraction - self.divisor_digits + self.bits + self.zero_points
 
     @property
     def buffer_beats(self) -> int:
-        """Beats of the buffer: so many that the scale alone, or the divider, sets the pace."""
-        return self.group_beats + 2 if self.scale is Scale.POT else 2 * self.group_beats + 2
+        """Beats of the buffer: so many that the lanes alone, or the divider, set the pace."""
+        t = self.group_beats
+        return t + 2 if self.scale is Scale.POT else t + min(t + 1, self.reciprocal_bits + 3)
 
     @property
     def period(self) -> int:
@@ -173,6 +244,8 @@ class QuantizerParams:
 
     @property
     def scale_bits(self) -> int:
+        if self.has_wide_range:
+            return SINGLE_BITS
         return E8M0_BITS if self.scale is Scale.POT else self.in_bits
 
     @property
@@ -182,14 +255,39 @@ class QuantizerParams:
             case Scale.POT:
                 return self.digits + self.bits - 2
             case Scale.REAL:
-                return self.digits + self.bits + 1
+                return self.digits + self.bits + 1 + self.zero_points + self.has_wide_range
         assert self.multiplier is not None
         return self.digits + self.multiplier.bit_length() + (HALF_SPARE if self.is_float else 0)
+
+    @property
+    def step_bits(self) -> int:
+        """Width of what a lane rounds: a code, or a signed number of steps."""
+        return self.bits + 2 * self.zero_points
 
     @property
     def peak_bits(self) -> int:
         """Width of a magnitude as it is compared: FP16 as its pattern, whose order is that of the values."""
         return HALF_BITS - 1 if self.is_float else self.in_bits
+
+    @property
+    def high_bits(self) -> int:
+        """Width of the upper end as it is compared; the lower end, of either sign or none, has peak_bits."""
+        return HALF_BITS - 1 if self.is_float else self.in_bits - 1
+
+    @property
+    def found_bits(self) -> int:
+        """Width of what is known of the values of a group: the largest magnitude, or both ends."""
+        return self.peak_bits + self.high_bits * self.zero_points
+
+    @property
+    def made_bits(self) -> int:
+        """Width of what `real` scales are made of: the peak, or the range."""
+        return SINGLE_BITS - 1 if self.has_wide_range else self.peak_bits
+
+    @property
+    def low_bits(self) -> int:
+        """Width of the lower end that a zero point is made of."""
+        return self.peak_bits * self.zero_points
 
     @property
     def anchor_bits(self) -> int:
@@ -201,7 +299,8 @@ class QuantizerParams:
     def most_places(self) -> int:
         """The most places by which a product is shifted."""
         least = {Scale.POT: self.digits - 1, Scale.REAL: self.digits + 1}.get(self.scale, self.shift or 0)
-        return least + (HALF_DISTANCE if self.is_float else 0)
+        # a range has up to a digit more than its ends, and a word one for all that was cut off
+        return least + (HALF_DISTANCE if self.is_float else 0) + 2 * self.has_wide_range
 
     @property
     def places_bits(self) -> int:
@@ -215,6 +314,10 @@ HALF_LEAST = -9
 HALF_ANCHOR = 30 - HALF_LEAST
 HALF_DISTANCE = 29
 """between the biased exponents of two halves, 1 to 30"""
+HALF_PLACES = HALF_UNIT - 1
+"""a half is a multiple of 2^-24"""
+SPAN_BITS = 41
+"""width of the range of halves, in units of that"""
 
 _FP16: dict[str, Any] = {"act_format": ActFormat.FP16, "in_bits": HALF_BITS}
 
@@ -230,49 +333,78 @@ PRESETS = {
     "static": QuantizerParams(group=4, lanes=4, in_bits=12, scale=Scale.STATIC, multiplier=333, shift=12),
     "fp16-static": QuantizerParams(group=2, lanes=2, bits=6, scale=Scale.STATIC, multiplier=41, shift=3, **_FP16),
     "wide": QuantizerParams(group=4, lanes=1, in_bits=24, bits=12, rounding=Rounding.TRUNCATE),
+    "zeros": QuantizerParams(group=24, lanes=4, in_bits=12, bits=4, zero_points=True),
+    "zeros-away": QuantizerParams(
+        group=6, lanes=2, in_bits=8, bits=5, zero_points=True, rounding=Rounding.NEAREST_AWAY
+    ),
+    "smallest-zeros": QuantizerParams(group=1, lanes=1, in_bits=3, bits=2, zero_points=True, rounding=Rounding.FLOOR),
+    "short-zeros": QuantizerParams(group=4, lanes=2, in_bits=9, bits=4, fraction_bits=12, zero_points=True),
+    "fp16-zeros": QuantizerParams(group=8, lanes=2, bits=4, zero_points=True, **_FP16),
+    "short-fp16-zeros": QuantizerParams(group=4, lanes=1, bits=8, zero_points=True, fraction_bits=31, **_FP16),
 }
 
 
-def quantized(params: QuantizerParams, X: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Codes [M, K] of X [M, K], and the scales [M, K / group] as they leave (none with static scales: [M, 0]).
+def quantized(params: QuantizerParams, X: NDArray[Any]) -> tuple[Ints, ...]:
+    """Codes [M, K] of X [M, K], and the scales [M, K / group] as they leave (none with static scales: [M, 0]); with
+    zero points these behind them, [M, K / group].
 
     X holds integers of in_bits, or with FP16 what float16 holds exactly. K must be a multiple of `group`.
     """
     require(isinstance(X, np.ndarray), f"X must be a numpy array [M, K], not {type(X).__name__}")
     require(X.ndim == 2, f"X must be a matrix [M, K], not an array of shape {X.shape}")
     _check_groups(params, *X.shape)
-    m, k = X.shape
-    codes, scales = _codes(params, _checked(params, X).reshape(-1, params.group))
-    return codes.reshape(m, k), scales.reshape(m, -1)
+    found = _codes(params, _checked(params, X).reshape(-1, params.group))
+    return tuple(part.reshape(len(X), -1) for part in found)
 
 
 def golden(params: QuantizerParams, X: NDArray[Any]) -> Ints:
     """Y[M, K / group, group + 1]: the codes of each group of X [M, K] and behind them its scale, as `quantized` gives
-    them; with static scales the codes [M, K] alone."""
-    codes, scales = quantized(params, X)
-    return _side_by_side(params, codes, scales)
+    them; with zero points group + 2 and the zero point last; with static scales the codes [M, K] alone."""
+    return _side_by_side(params, *quantized(params, X))
 
 
-def _side_by_side(params: QuantizerParams, codes: Ints, scales: Ints) -> Ints:
+def _side_by_side(params: QuantizerParams, codes: Ints, *shared: Ints) -> Ints:
     if params.scale is Scale.STATIC:
         return codes
-    grouped = codes.reshape(*scales.shape, params.group)
-    return np.concatenate([grouped, scales[..., None]], axis=-1)
+    grouped = codes.reshape(len(codes), -1, params.group)
+    return np.concatenate([grouped, *(part[..., None] for part in shared)], axis=-1)
 
 
 def values(params: QuantizerParams, X: NDArray[Any]) -> NDArray[np.float64]:
-    """What the codes of X [M, K] stand for: code * scale in float64, as near to X as they are."""
-    codes, scales = quantized(params, X)
+    """What the codes of X [M, K] stand for: (code - zero point) * scale in float64, as near to X as they are."""
+    codes, scales, *zeros = quantized(params, X)
     if params.scale is Scale.STATIC:
         assert params.multiplier is not None
         assert params.shift is not None
         return codes.astype(np.float64) / params.multiplier * 2.0**params.shift
-    if params.scale is Scale.POT:
-        real = np.exp2((scales - E8M0_BIAS).astype(np.float64))
-    else:
-        real = (half_of(scales) if params.is_float else scales).astype(np.float64) / params.largest
-    standing: NDArray[np.float64] = codes * np.repeat(real, params.group, axis=1)
-    return standing
+    steps = codes - np.repeat(zeros[0], params.group, axis=1) if zeros else codes
+    return np.repeat(_real_scales(params, scales), params.group, axis=1) * steps
+
+
+def _real_scales(p: QuantizerParams, scales: Ints) -> NDArray[np.float64]:
+    if p.scale is Scale.POT:
+        return np.exp2((scales - E8M0_BIAS).astype(np.float64))
+    if not p.is_float:
+        return scales.astype(np.float64) / p.steps
+    floats = (single_of(scales) if p.zero_points else half_of(scales)).astype(np.float64)
+    return np.divide(floats, p.steps)
+
+
+def token_run(params: QuantizerParams, M: int, K: int) -> dict[str, int]:
+    """The shape of a run over M tokens of K channels, K at most `group`, each quantized as a whole.
+
+    A token of fewer channels than `group` is followed by zeros up to it: they change neither the largest magnitude nor
+    the range, which takes in zero anyway, so that its K codes, its scale and its zero point are those of the token
+    alone. The run is one of M groups: `timing(params, **token_run(params, M, K))` are its cycles, in which only M K of
+    M `group` places do work (`work` counts them all), and `ops` likewise counts the zeros' operations. InputError where
+    K is larger, or with static scales, which no token has.
+    """
+    gemm.check_shape(M=M, K=K)
+    rule = "quantizer: scale=static has no scale a token; take scale=real or scale=pot"
+    require(params.scale is not Scale.STATIC, rule)
+    rule = f"shape: a token has at most group={params.group} channels"
+    require(params.group >= K, f"{rule}, not {K!r}; nearest: {params.group}")
+    return {"M": M, "K": params.group}
 
 
 def _checked(params: QuantizerParams, X: NDArray[Any]) -> NDArray[Any]:
@@ -286,19 +418,64 @@ def _check_groups(params: QuantizerParams, M: Any, K: Any) -> tuple[Any, ...]:
     return M, K
 
 
-def _codes(params: QuantizerParams, x: NDArray[Any]) -> tuple[Ints, Ints]:
-    """Codes [groups, group] and scales [groups]; static: scales [groups, 0]."""
-    mantissa, exponent = unpack_half(x) if params.is_float else (x, np.zeros_like(x))
+def _codes(params: QuantizerParams, x: NDArray[Any]) -> tuple[Ints, ...]:
+    """Codes [groups, group] and scales [groups] (static: [groups, 0]); with zero points these as well [groups]."""
+    if params.zero_points:
+        return _offset_codes(params, x)
+    mantissa, exponent = _parts(params, x)
     magnitude = np.abs(mantissa)
     if params.scale is Scale.STATIC:
         word, places = _static(params, magnitude, exponent)
         scales: Ints = np.zeros((len(x), 0), dtype=np.int64)
     else:
         peak = _peaks(params, x)
-        word, places = _dynamic(params, magnitude, exponent, np.maximum(peak, peak == 0))
+        word, places = _dynamic(params, magnitude, exponent, *_normalised(params, np.maximum(peak, peak == 0)))
         scales = _scales(params, peak)
     rounded = np.minimum(_rounded(word, places, mantissa < 0, params.rounding), params.largest)
     return np.where(mantissa < 0, -rounded, rounded), scales
+
+
+def _parts(p: QuantizerParams, x: NDArray[Any]) -> tuple[Ints, Ints]:
+    """Signed mantissas and biased exponents; integers have exponent 0."""
+    return unpack_half(x) if p.is_float else (x, np.zeros_like(x))
+
+
+def _offset_codes(p: QuantizerParams, x: NDArray[Any]) -> tuple[Ints, Ints, Ints]:
+    """Codes [groups, group], ranges and zero points [groups]."""
+    low, high = np.minimum(x.min(axis=1, keepdims=True), 0), np.maximum(x.max(axis=1, keepdims=True), 0)
+    span = _units(p, high) - _units(p, low)
+    span = np.where(span == 0, 1 << HALF_PLACES if p.is_float else 1, span)
+    divisor, anchor = _leading(p, span)
+    lowest, highest = signed_range(p.bits)
+    zero = lowest - _in_steps(p, low, divisor, anchor, Rounding.NEAREST_EVEN)
+    codes = np.clip(_in_steps(p, x, divisor, anchor, p.rounding) + zero, lowest, highest)
+    # exact in double precision, so that this rounds once
+    ranges = single_bits(np.ldexp(span.astype(np.float64), -HALF_PLACES).astype(np.float32)) if p.is_float else span
+    return codes, ranges[:, 0], zero[:, 0]
+
+
+def _units(p: QuantizerParams, x: NDArray[Any]) -> Ints:
+    """Values as whole numbers: of integers, or of the least half."""
+    units: Ints = np.ldexp(x.astype(np.float64), HALF_PLACES).astype(np.int64) if p.is_float else x
+    return units
+
+
+def _leading(p: QuantizerParams, span: Ints) -> tuple[Ints, Ints]:
+    """A range as `_normalised` gives a peak; the last of its divisor_digits is set if any below it is."""
+    length = np.frexp(span.astype(np.float64))[1].astype(np.int64)
+    excess = length - p.divisor_digits
+    over = np.maximum(excess, 0)
+    kept = span >> over
+    digits = (kept | (kept << over != span)) << np.maximum(-excess, 0)
+    return digits, length + (HALF_LEAST - 1 if p.is_float else -p.digits)
+
+
+def _in_steps(p: QuantizerParams, x: NDArray[Any], divisor: Ints, anchor: Ints, rounding: Rounding) -> Ints:
+    """Values in steps of their group's range, rounded."""
+    mantissa, exponent = _parts(p, x)
+    word, places = _dynamic(p, np.abs(mantissa), exponent, divisor, anchor)
+    rounded = _rounded(word, places, mantissa < 0, rounding)
+    return np.where(mantissa < 0, -rounded, rounded)
 
 
 def _static(p: QuantizerParams, magnitude: Ints, exponent: Ints) -> tuple[Ints, Ints]:
@@ -318,14 +495,29 @@ def _peaks(p: QuantizerParams, x: NDArray[Any]) -> Ints:
     return peaks
 
 
-def _dynamic(p: QuantizerParams, magnitude: Ints, exponent: Ints, peak: Ints) -> tuple[Ints, Ints]:
-    """What is rounded, and how many fraction bits of it; `peak` is not zero."""
-    mantissa, anchor = _normalised(p, peak)
+def _dynamic(p: QuantizerParams, magnitude: Ints, exponent: Ints, divisor: Ints, anchor: Ints) -> tuple[Ints, Ints]:
+    """What is rounded, and how many fraction bits of it, for a group's normalised peak or range."""
     if p.scale is Scale.POT:
         return magnitude << (p.bits - 2), p.digits - 1 + anchor - exponent
-    reciprocal = (p.largest << p.fraction) // mantissa + 1
-    kept = magnitude * reciprocal >> (p.fraction - p.digits - 1)
-    return kept, p.digits + 1 + anchor - exponent
+    product = magnitude * _reciprocal(p, divisor)
+    places = p.digits + 1 + anchor - exponent
+    if not p.has_wide_range:
+        return product >> p.cut_bits, places
+    word, seen = product >> p.cut_bits, product >> p.unseen_bits
+    return word << 1 | (seen & ((1 << (p.cut_bits - p.unseen_bits)) - 1) != 0), places + 1
+
+
+def _reciprocal(p: QuantizerParams, divisor: Ints) -> Ints:
+    """R, by long division of as many digits at a time as 63 bits have room for."""
+    rest, quotient, left = np.full_like(divisor, p.steps), np.zeros_like(divisor), p.fraction
+    while left:
+        digits = min(left, 62 - p.divisor_digits)
+        rest <<= digits
+        quotient = (quotient << digits) + rest // divisor
+        rest %= divisor
+        left -= digits
+    result: Ints = quotient + 1
+    return result
 
 
 def _normalised(p: QuantizerParams, peak: Ints) -> tuple[Ints, Ints]:
@@ -367,12 +559,12 @@ def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
     """Exact cycles; M and K may be int64 arrays.
 
     A group of T beats leaves every T cycles; with `real` every max(T, D + 1) cycles, D = reciprocal_bits cycles of the
-    divider. The first leaves when all of it has entered and its scale is made.
+    divider. The first leaves when all of it has entered and its scale is made, through `stages` registers.
     """
     M, K = _check_groups(params, M, K)
     groups, t = M * (K // params.group), params.group_beats
     waits = {Scale.POT: t + 1, Scale.REAL: t + params.reciprocal_bits + 2, Scale.STATIC: 0}[params.scale]
-    total = (groups - 1) * params.period + waits + t + LANE_STAGES
+    total = (groups - 1) * params.period + waits + t + params.stages
     return Timing(
         total_cycles=total,
         load_cycles=0 * groups,
@@ -386,44 +578,60 @@ def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
 def ops(params: QuantizerParams, M: int, K: int) -> tuple[Op, ...]:
     """Operations of a run without stalls.
 
-    A value takes a negation (integers) and a comparison as it enters; another negation, a product (`real`, `static`), a
-    difference of exponents (FP16), a shift, the addition of a rounding and a negation as it leaves. A group takes a
-    subtraction a cycle of the divider. Buffers and a group's registers are written once a value or group, the
-    divider's once each of its cycles, those of the lanes in every cycle.
+    A value takes a negation (integers) and a comparison as it enters, with zero points a comparison with each end;
+    another negation, a product (`real`, `static`), a difference of exponents (FP16), a shift, the addition of a
+    rounding and a negation as it leaves, and with zero points the subtraction of the lower end's steps. A group takes a
+    subtraction a cycle of the divider; with zero points its range (of FP16 two shifts and the rounding to single
+    precision as well), and its lower end what a value takes as it leaves. Buffers and a group's registers are written
+    once a value or group, the divider's once each of its cycles, those of the lanes in every cycle.
     """
     M, K = _check_groups(params, M, K)
     cycles, groups = timing(params, M, K).total_cycles, M * (K // params.group)
     dynamic = () if params.scale is Scale.STATIC else _group_ops(params, M * K, groups)
-    return (*dynamic, *_lane_ops(params, M * K, cycles))
+    offsets = _offset_ops(params, M * K, groups, cycles) if params.zero_points else ()
+    return (*dynamic, *offsets, *_lane_ops(params, M * K + groups * params.zero_points, cycles))
 
 
 def _group_ops(p: QuantizerParams, count: int, groups: int) -> tuple[Op, ...]:
     found = [Op("add", count, p.peak_bits), Op("reg", count, p.in_bits), Op("mux", count, p.in_bits, p.buffer_beats)]
-    found += [] if p.is_float else [Op("add", count, p.in_bits)]
-    found += [Op("reg", groups * p.group_beats, p.peak_bits)] if p.group_beats > 1 else []
-    found += [Op("reg", groups, p.peak_bits + p.anchor_bits)]
+    found += [] if p.is_float or p.zero_points else [Op("add", count, p.in_bits)]
+    found += [Op("reg", groups * p.group_beats, p.found_bits)] if p.group_beats > 1 else []
+    found += [Op("reg", groups, p.found_bits + p.anchor_bits)]
     if p.scale is Scale.POT:
         return (*found, Op("reg", groups, 1))
-    d = p.reciprocal_bits
-    divider = [Op("add", groups * d, p.digits + 1), Op("reg", groups * d, d), Op("reg", groups * (d + 2), p.digits)]
-    handed = [Op("add", groups, d), Op("reg", groups, d + p.peak_bits), Op("reg", groups, p.anchor_bits + p.peak_bits)]
-    return (*found, *divider, *handed)
+    d, width = p.reciprocal_bits, p.divisor_digits
+    divider = [Op("add", groups * d, width + 1), Op("reg", groups * d, d), Op("reg", groups * (d + 2), width)]
+    handed = [Op("add", groups, d), Op("reg", groups, d + p.made_bits + p.low_bits)]
+    # of a wide range the divider has the digits that its scale is made of
+    entered = p.anchor_bits + p.low_bits + (0 if p.has_wide_range else p.made_bits)
+    return (*found, *divider, *handed, Op("reg", groups, entered))
+
+
+def _offset_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tuple[Op, ...]:
+    """What zero points add, but for the lane of the lower end and for wider registers."""
+    found = [Op("add", count, p.high_bits), Op("add", count, p.step_bits), Op("add", groups, p.step_bits)]
+    found += [Op("reg", cycles * p.lanes, p.bits), Op("reg", cycles, p.bits)]
+    if not p.is_float:
+        return (*found, Op("add", groups, p.in_bits))
+    spans = [Op("shift", 2 * groups, SPAN_BITS - 1, HALF_DISTANCE), Op("add", groups, SPAN_BITS)]
+    return (*found, *spans, Op("shift", groups, SPAN_BITS, SPAN_BITS - 1), Op("add", groups, p.made_bits))
 
 
 def _lane_ops(p: QuantizerParams, count: int, cycles: int) -> tuple[Op, ...]:
+    lanes = p.lanes + p.zero_points
     zeros = {Scale.POT: p.bits - 2, Scale.REAL: 0}.get(p.scale, HALF_SPARE * p.is_float)  # below a word: no registers
-    found = [Op("reg", cycles * p.lanes, p.word_bits - zeros + 1 + p.bits), *[Op("add", count, p.bits)] * 2]
+    found = [Op("reg", cycles * lanes, p.word_bits - zeros + 1 + p.step_bits), *[Op("add", count, p.step_bits)] * 2]
     if p.scale is not Scale.POT:
         other = p.reciprocal_bits if p.scale is Scale.REAL else (p.multiplier or 0).bit_length()
         found.append(Op("mul", count, p.digits, other))
     if p.is_float:
-        found += [Op("add", count, p.places_bits), Op("reg", cycles * p.lanes, p.places_bits)]
+        found += [Op("add", count, p.places_bits), Op("reg", cycles * lanes, p.places_bits)]
     else:
         found.append(Op("add", count, p.in_bits))
     if p.scale is not Scale.STATIC:
         # of a power of two the shift is the scale's own exponent, which moves along anyway
         found += [] if p.is_float or p.scale is Scale.POT else [Op("reg", cycles, p.anchor_bits)]
-        found.append(Op("reg", cycles * LANE_STAGES, p.anchor_bits + 1 if p.scale is Scale.POT else p.peak_bits))
+        found.append(Op("reg", cycles * p.stages, p.anchor_bits + 1 if p.scale is Scale.POT else p.made_bits))
     if p.is_float or p.scale is not Scale.STATIC:
         found.append(Op("shift", count, p.word_bits, p.most_places))
     return tuple(found)
@@ -436,27 +644,25 @@ def beats(params: QuantizerParams, X: NDArray[Any]) -> Beats:
 
 
 def result(params: QuantizerParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
-    """`golden`'s from the beats of `o_y` {y[lanes], scale}; static: {y[lanes]}."""
+    """`golden`'s from the beats of `o_y` {y[lanes], scale}, {y[lanes], scale, zero}, static {y[lanes]}."""
     m, k = operands[0].shape
-    codes = out_beats["y"].reshape(m, k)
-    if params.scale is Scale.STATIC:
-        return codes
-    return _side_by_side(params, codes, out_beats["scale"][:: params.group_beats].reshape(m, -1))
+    shared = (out_beats[name][:: params.group_beats].reshape(m, -1) for name in SHARED if name in out_beats)
+    return _side_by_side(params, out_beats["y"].reshape(m, k), *shared)
 
 
 def trace(params: QuantizerParams, stimulus: Stimulus) -> Trace:
-    """Every port of every cycle; payload fields as in `beats` and `result`, the scale with every beat of its group."""
+    """Every port of every cycle; payload fields as in `beats` and `result`, what a group shares with all its beats."""
     x = stimulus.beats["i_x"]["x"]
     index, ready = step_streams(_control(params), stimulus, "o_y", len(x))
-    codes, scales = _codes(params, (half_of(x) if params.is_float else x).reshape(-1, params.group))
+    codes, *shared = _codes(params, (half_of(x) if params.is_float else x).reshape(-1, params.group))
     out: dict[str, Ints] = {"y": codes.reshape(-1, params.lanes)}
     if params.scale is not Scale.STATIC:
-        out["scale"] = np.repeat(scales, params.group_beats)
+        out |= {name: np.repeat(part, params.group_beats) for name, part in zip(SHARED, shared, strict=False)}
     return assemble_trace(stimulus, index, ready, "o_y", out)
 
 
 def _control(params: QuantizerParams) -> Control:
-    return PipelineControl(LANE_STAGES, "i_x") if params.scale is Scale.STATIC else GroupControl(params)
+    return PipelineControl(params.stages, "i_x") if params.scale is Scale.STATIC else GroupControl(params)
 
 
 class GroupControl:
@@ -470,7 +676,7 @@ class GroupControl:
         self.waiting = False
         self.dividing: int | None = None
         """cycles that the divider still needs; none while it has no group"""
-        self.pipeline = PipelineControl(LANE_STAGES, "")
+        self.pipeline = PipelineControl(params.stages, "")
 
     def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
         blocked = self.entered == self.beats - 1 and self.waiting and not self.handed(accept)
@@ -524,18 +730,43 @@ def shape_of(params: QuantizerParams, X: NDArray[Any]) -> dict[str, int]:
 def sample(
     params: QuantizerParams, rng: np.random.Generator, M: int | None = None, K: int | None = None
 ) -> tuple[NDArray[Any], ...]:
-    """Random X, of a random small shape where none is given, with groups of zeros and of small values among them."""
+    """Random X, of a random small shape where none is given; among its groups some of zeros, of small values and, of
+    real scales, of values that lie halfway between codes, or nearly so."""
     m, groups = gemm.random_shape(rng, 3, 2)
     shape = (M or m, K or groups * params.group)
     if params.is_float:
-        return (_with_zeros(params, rng, random_halves(rng, shape)),)
+        return (_with_corners(params, rng, random_halves(rng, shape)),)
     low, high = signed_range(params.in_bits)
     x = gemm.random_codes(rng, shape, low, high)
     few = rng.integers(0, params.in_bits, x.size // params.group) * (rng.random(x.size // params.group) < 0.5)
-    return (_with_zeros(params, rng, x >> np.repeat(few, params.group).reshape(shape)),)
+    return (_with_corners(params, rng, x >> np.repeat(few, params.group).reshape(shape)),)
 
 
-def _with_zeros(params: QuantizerParams, rng: np.random.Generator, x: NDArray[Any]) -> NDArray[Any]:
-    parts = x.reshape(-1, params.group)
+def _with_corners(p: QuantizerParams, rng: np.random.Generator, x: NDArray[Any]) -> NDArray[Any]:
+    parts = x.reshape(-1, p.group)
+    largest_unit = ((1 << (p.digits if p.is_float else p.in_bits - 1)) - 1) // (2 * p.steps)
+    if p.scale is Scale.REAL and largest_unit:
+        tied = rng.random(len(parts)) < 0.25
+        parts[tied] = _ties(p, rng, largest_unit, int(tied.sum()))
     parts[rng.random(len(parts)) < 0.15] = 0
+    return x
+
+
+def _ties(p: QuantizerParams, rng: np.random.Generator, largest_unit: int, groups: int) -> NDArray[Any]:
+    """Groups [groups, group] whose values are multiples of half a step; with zero points the lower end is such a one,
+    or of FP16 one with which all just miss their ties, to either side."""
+    unit = rng.integers(1, largest_unit + 1, (groups, 1)) * rng.choice([-1, 1], (groups, 1))
+    halves = rng.integers(0, 2 * p.steps + 1, (groups, p.group))
+    if p.zero_points:
+        halves[:, -1] = 0
+    halves[:, 0] = 2 * p.steps
+    if not p.is_float:
+        whole: Ints = unit * (halves - rng.integers(0, 2 * p.steps, (groups, 1)) * p.zero_points)
+        return whole
+    ulp = np.ldexp(1.0, rng.integers(-13, 5, (groups, 1)))
+    x: Halves = (unit * halves * ulp).astype(np.float16)
+    if p.zero_points and p.group > 1:
+        short, sign = rng.random(groups) < 0.5, np.sign(unit)
+        x[:, 0] -= (sign * ulp)[:, 0] * short
+        x[:, -1] = -sign[:, 0] * np.where(short, 2047 / 2048 * ulp[:, 0], half_of(rng.integers(0, 8 << 10, groups)))
     return x

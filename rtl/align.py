@@ -11,6 +11,7 @@ from amaranth.lib.wiring import Component, In, Out
 from models.align import ALIGN_STAGES, EXPONENT_BITS, AlignParams
 from models.bits import Rounding
 from models.floats import HALF_BITS, HALF_DIGITS
+from rtl.arith import largest, round_up, shifted_right
 from rtl.emit import shared
 from rtl.floats import unpack_half
 from rtl.stationary import Pipeline
@@ -68,60 +69,27 @@ class Aligner(Component):
     def elaborate(self, platform: object) -> Module:
         m = Module()
         x, y = Signal.like(self.x, name="x_reg", reset_less=True), Signal.like(self.y, name="y_reg", reset_less=True)
-        largest, exponent = (Signal(EXPONENT_BITS, name=n, reset_less=True) for n in ("largest_reg", "exponent_reg"))
+        common, exponent = (Signal(EXPONENT_BITS, name=n, reset_less=True) for n in ("largest_reg", "exponent_reg"))
         entering = [unpack_half(m, self.x.word_select(i, HALF_BITS))[1] for i in range(self.points)]
-        values = [self._shifted(m, x.word_select(i, HALF_BITS), largest) for i in range(self.points)]
-        greatest = _largest(m, entering)
+        values = [self._shifted(m, x.word_select(i, HALF_BITS), common) for i in range(self.points)]
+        greatest = largest(m, entering)
         with m.If(self.advance):
-            m.d.sync += [x.eq(self.x), largest.eq(greatest), y.eq(Cat(*values)), exponent.eq(largest)]
+            m.d.sync += [x.eq(self.x), common.eq(greatest), y.eq(Cat(*values)), exponent.eq(common)]
         m.d.comb += [self.y.eq(y), self.exponent.eq(exponent)]
         return m
 
-    def _shifted(self, m: Module, pattern: Value, largest: Value) -> Value:
+    def _shifted(self, m: Module, pattern: Value, common: Value) -> Value:
         """The signed integer of one value."""
         negative, exponent, mantissa = unpack_half(m, pattern)
         spare = self.bits - 1 - HALF_DIGITS
         """digits that an integer has beyond the mantissa's, or lacks"""
         point = 1 + max(-spare, 0)
         away = Signal(EXPONENT_BITS)
-        m.d.comb += away.eq(largest - exponent)
-        kept, lost = _shift_right(m, Cat(Const(0, 1 + max(spare, 0)), mantissa), away)
+        m.d.comb += away.eq(common - exponent)
+        kept, lost = shifted_right(m, Cat(Const(0, 1 + max(spare, 0)), mantissa), away)
         whole, guard, below = kept[point:], kept[point - 1], kept[: point - 1].any() | lost
         magnitude = Signal(self.bits)
-        m.d.comb += magnitude.eq(whole + _increment(self.rounding, negative, whole[0], guard, below))
+        m.d.comb += magnitude.eq(whole + round_up(self.rounding, negative, whole[0], guard, below))
         # the top bit is set where rounding made one more than the largest magnitude
         limited = Cat(magnitude[:-1] | magnitude[-1].replicate(self.bits - 1), Const(0, 1))
         return ((limited ^ negative.replicate(self.bits)) + negative)[: self.bits]
-
-
-def _shift_right(m: Module, word: Value, away: Value) -> tuple[Value, Value]:
-    """`word` shifted to the right, and whether any one was shifted out."""
-    lost: Value = Const(0, 1)
-    for i in range(len(away)):
-        step = min(1 << i, len(word))
-        shifted, gone = Signal(len(word)), Signal()
-        m.d.comb += [shifted.eq(Mux(away[i], word >> step, word)), gone.eq(lost | (away[i] & word[:step].any()))]
-        word, lost = shifted, gone
-    return word, lost
-
-
-def _increment(rounding: Rounding, negative: Value, odd: Value, guard: Value, below: Value) -> Value:
-    """Whether the magnitude grows by one: `guard` is worth a half, `below` says that there is more."""
-    match rounding:
-        case Rounding.NEAREST_EVEN:
-            return guard & (below | odd)
-        case Rounding.NEAREST_AWAY:
-            return guard
-        case Rounding.FLOOR:
-            return negative & (guard | below)
-    return Const(0, 1)
-
-
-def _largest(m: Module, values: list[Value]) -> Value:
-    """The largest of unsigned values, by a tree of comparisons."""
-    while len(values) > 1:
-        pairs = [Mux(a > b, a, b) for a, b in zip(values[::2], values[1::2], strict=False)]
-        named = [Signal(EXPONENT_BITS, name=f"larger_{len(values)}_{i}") for i in range(len(pairs))]
-        m.d.comb += [signal.eq(pair) for signal, pair in zip(named, pairs, strict=True)]
-        values = [*named, *values[2 * len(pairs) :]]
-    return values[0]

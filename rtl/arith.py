@@ -1,4 +1,4 @@
-"""Overflow, delay lines, partial products of digits, carry-save addition."""
+"""Overflow, rounding, delay lines, the largest of numbers, partial products of digits, carry-save addition."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, ValueLike, signed
 
-from models.bits import Overflow, signed_range
+from models.bits import Overflow, Rounding, signed_range
 
 
 def fit(m: Module, value: Value, bits: int, overflow: Overflow) -> Value:
@@ -31,6 +31,39 @@ def delay(m: Module, value: Value, cycles: int, enable: Value, *, reset: bool = 
             m.d.sync += stage.eq(value)
         value = stage
     return value
+
+
+def shifted_right(m: Module, word: Value, places: Value) -> tuple[Value, Value]:
+    """`word` without as many of its lowest bits, at its own width, and whether any of them was set."""
+    lost: Value = Const(0, 1)
+    for i in range(len(places)):
+        step = min(1 << i, len(word))
+        shifted, gone = Signal(len(word)), Signal()
+        m.d.comb += [shifted.eq(Mux(places[i], word >> step, word)), gone.eq(lost | (places[i] & word[:step].any()))]
+        word, lost = shifted, gone
+    return word, lost
+
+
+def round_up(rounding: Rounding, negative: Value, odd: Value, half: Value, below: Value) -> Value:
+    """Whether a magnitude grows by one: `half` is the bit below its lowest, `below` whether any under that is set."""
+    match rounding:
+        case Rounding.NEAREST_EVEN:
+            return half & (below | odd)
+        case Rounding.NEAREST_AWAY:
+            return half
+        case Rounding.FLOOR:
+            return negative & (half | below)
+    return Const(0, 1)
+
+
+def largest(m: Module, numbers: list[Value]) -> Value:
+    """Of unsigned numbers of one width, by a tree of comparisons."""
+    while len(numbers) > 1:
+        pairs = [Mux(a > b, a, b) for a, b in zip(numbers[::2], numbers[1::2], strict=False)]
+        larger = [Signal(len(numbers[0]), name=f"larger_{len(numbers)}_{i}") for i in range(len(pairs))]
+        m.d.comb += [signal.eq(pair) for signal, pair in zip(larger, pairs, strict=True)]
+        numbers = [*larger, *numbers[2 * len(pairs) :]]
+    return numbers[0]
 
 
 class Digit(NamedTuple):

@@ -12,10 +12,9 @@ from models.bits import Overflow, Rounding
 from models.dequantizer import DEQUANT_STAGES, DequantizerParams, OutFormat, ScaleFormat
 from models.floats import HALF_DIGITS, HALF_UNIT, SINGLE_DIGITS
 from models.quantizer import E8M0_BIAS
-from rtl.arith import delay, fit
+from rtl.arith import delay, fit, shifted_right
 from rtl.emit import shared
 from rtl.floats import absolute, leading_zeros, named, unpack_half
-from rtl.quantizer import shifted_right
 from rtl.stationary import Pipeline
 
 

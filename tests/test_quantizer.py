@@ -1,5 +1,6 @@
 """Quantizer and dequantizer against exact integers and fractions, and against float64."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,7 +13,8 @@ from models.bits import Rounding
 from models.catalog import unit
 from models.dequantizer import DequantizerParams
 from models.floats import random_halves
-from models.quantizer import QuantizerParams, quantized, values
+from models.formats import IntFormat
+from models.quantizer import GroupControl, QuantizerParams, quantized, token_run, values
 from models.unit import InputError
 
 QUANTIZER, DEQUANTIZER = unit("quantizer"), unit("dequantizer")
@@ -131,6 +133,210 @@ def test_a_value_is_within_half_a_step():
     assert (np.abs(values(p, x) - x) <= step / 2 + 1e-9).all()
 
 
+# ------------------------------------------------------------------------------------------------- zero points
+
+
+def asymmetric(whole, bits, rounding=Rounding.NEAREST_EVEN):
+    """Codes, ranges and zero points of groups of whole numbers [groups, group], by whole numbers alone."""
+    low, high = (end.reshape(-1, 1) for end in (np.minimum(whole.min(axis=1), 0), np.maximum(whole.max(axis=1), 0)))
+    steps, least, span = (1 << bits) - 1, -(1 << (bits - 1)), np.maximum(high - low, 1)
+    zero = quotients(-low * steps, span, Rounding.NEAREST_EVEN) + least
+    assert ((least <= zero) & (zero < -least)).all()
+    codes = quotients(whole * steps, span, rounding) + zero
+    return np.clip(codes, least, -least - 1), high - low, zero
+
+
+def every_range(in_bits):
+    """Groups [groups, n], one for each pair of ends, of every value between them."""
+    top = 1 << (in_bits - 1)
+    low, high = (part.reshape(-1, 1) for part in np.meshgrid(np.arange(-top, 1), np.arange(top)))
+    return np.concatenate([low, high, np.clip(np.arange(-top, top), low, high)], axis=1)
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("in_bits, bits", [(3, 2), (5, 3), (6, 5), (7, 4)])
+def test_every_value_in_every_range_has_the_code_of_the_exact_quotient(in_bits, bits, rounding):
+    x = every_range(in_bits)
+    want, ranges, zeros = asymmetric(x, bits, rounding)
+    p = QuantizerParams(group=x.shape[1], lanes=1, in_bits=in_bits, bits=bits, zero_points=True, rounding=rounding)
+    codes, found, points = quantized(p, x)
+    assert (points == zeros).all()
+    assert (codes == want).all()
+    assert (found == np.maximum(ranges, 1)).all()
+
+
+@pytest.mark.parametrize("in_bits, bits", [(12, 8), (16, 4), (16, 2), (24, 12)])
+def test_codes_and_zero_points_of_wide_integers_are_exact_at_ties_and_beside_them(in_bits, bits):
+    rng, top, steps = np.random.default_rng(in_bits), 1 << (in_bits - 1), (1 << bits) - 1
+    span = np.maximum(rng.integers(1, 2 * top, (500, 1)) >> rng.integers(0, in_bits - 1, (500, 1)), 2)
+    near = (2 * rng.integers(0, steps, (500, 64)) + 1) * span // (2 * steps) + rng.integers(-1, 2, (500, 64))
+    low = np.maximum(-near[:, :1], np.maximum(-top, -span))
+    low = np.minimum(low, 0) - np.maximum(span + np.minimum(low, 0) - (top - 1), 0)
+    x = np.clip(near + low * (rng.random((500, 64)) < 0.5), low, span + low)
+    x[:, :1], x[:, 1:2] = low, span + low
+    want, ranges, zeros = asymmetric(x, bits)
+    p = QuantizerParams(group=64, lanes=64, in_bits=in_bits, bits=bits, zero_points=True)
+    codes, found, points = quantized(p, x)
+    assert (found == ranges).all()
+    assert (points == zeros).all()
+    assert (codes == want).all()
+    for quotient in (x, low):
+        assert (2 * quotient * steps % (2 * span) == span).any()
+
+
+def units_of_halves(x):
+    """Every half is a multiple of 2^-24; as Python's integers."""
+    return np.ldexp(x.astype(np.float64), 24).astype(np.int64).astype(object)
+
+
+def assert_asymmetric_halves(x, bits, rounding=Rounding.NEAREST_EVEN):
+    p = QuantizerParams(group=x.shape[1], lanes=1, act_format="fp16", bits=bits, zero_points=True, rounding=rounding)
+    want, ranges, zeros = asymmetric(units_of_halves(x), bits, rounding)
+    codes, found, points = quantized(p, x)
+    assert (points == zeros).all()
+    assert (codes == want).all()
+    ranges = np.where(ranges == 0, 1 << 24, ranges).astype(np.float64)  # exact: 41 bits
+    assert (found.astype(np.uint32).view(np.float32) == np.ldexp(ranges, -24).astype(np.float32)).all()
+
+
+@pytest.mark.parametrize("rounding", Rounding)
+@pytest.mark.parametrize("bits", [2, 4, 8, 10])
+def test_codes_and_zero_points_of_halves_are_exact(bits, rounding):
+    for seed in range(12):
+        assert_asymmetric_halves(random_halves(np.random.default_rng(seed), (40, 16)), bits, rounding)
+
+
+@pytest.mark.parametrize("rounding", [Rounding.NEAREST_EVEN, Rounding.TRUNCATE])
+@pytest.mark.parametrize("bits", [2, 4, 8, 10])
+def test_the_least_of_lower_ends_moves_halves_off_their_ties(bits, rounding):
+    """An upper end under which a value is at a tie or a whole code, and lower ends from none at all to the least."""
+    rng, steps = np.random.default_rng(bits), (1 << bits) - 1
+    whole = rng.integers(1, 2048, 4000)
+    halves = rng.integers(1, 2 * steps, 4000)
+    high = 2 * steps * whole // halves
+    tied = (2 * steps * whole % halves == 0) & (high < 2048) & (high >= whole)
+    assert tied.sum() > 20
+    high, whole = (np.ldexp(part[tied], 4).astype(np.float16).reshape(-1, 1) for part in (high, whole))
+    lows = -np.ldexp(np.float64([0, 1, 2047, 1023]), rng.integers(-24, 5, (len(high), 4))).astype(np.float16)
+    for low in lows.T:
+        assert_asymmetric_halves(np.concatenate([high, whole, low.reshape(-1, 1)], axis=1), bits, rounding)
+        assert_asymmetric_halves(-np.concatenate([high, whole, low.reshape(-1, 1)], axis=1), bits, rounding)
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_codes_and_zero_points_are_those_of_the_number_format(act_format, bits):
+    """Where no quotient is a tie, which the format, in double precision, may put to either side."""
+    p = QuantizerParams(group=16, lanes=4, act_format=act_format, in_bits=16, bits=bits, zero_points=True)
+    compared = 0
+    for seed in range(40):
+        [x] = QUANTIZER.sample(p, np.random.default_rng(seed), M=40, K=16)
+        whole = units_of_halves(x) if act_format == "fp16" else x
+        _, span, _ = asymmetric(whole, bits)
+        tie = 2 * whole * p.steps % (2 * np.maximum(span, 1)) == span
+        low = np.minimum(whole.min(axis=1, keepdims=True), 0)
+        free = (2 * low * p.steps % (2 * np.maximum(span, 1)) != span) | (span == 0)
+        codes, _, zeros = quantized(p, x)
+        q = IntFormat(bits=bits, symmetric=False).quantize(x.astype(np.float64))
+        assert (zeros == q.offsets)[free].all()
+        assert ((codes == q.codes) | tie)[free.ravel()].all()
+        compared += (free & ~tie).sum()
+    assert compared > 5000
+
+
+def test_both_quotients_rounded_up_are_limited_together():
+    """7.5 steps either way of 15: eight and eight."""
+    p = QuantizerParams(group=2, lanes=2, in_bits=8, bits=4, zero_points=True)
+    codes, ranges, zeros = quantized(p, np.array([[-50, 50]]))
+    assert (codes.tolist(), ranges.tolist(), zeros.tolist()) == ([[-8, 7]], [[100]], [[0]])
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+def test_a_group_of_zeros_has_range_one_and_the_least_code(act_format):
+    p = QuantizerParams(group=4, lanes=2, act_format=act_format, in_bits=16, bits=4, zero_points=True)
+    codes, scales, zeros = quantized(p, np.array([[0, 0, 0, 0, 5, 3, 0, 3], [-5, -3, 0, -3, 0, 0, 0, 0]]))
+    assert zeros.tolist() == [[-8, -8], [7, -8]]
+    assert (codes[0, :4] == -8).all()
+    assert scales.tolist() == (
+        [[1, 5], [5, 1]] if act_format == "int" else [[0x3F800000, 0x40A00000], [0x40A00000, 0x3F800000]]
+    )
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+def test_a_value_is_within_a_step_of_what_its_code_stands_for(act_format):
+    """Half a step for its own rounding, half a one for the zero point's where the code is limited."""
+    p = QuantizerParams(group=16, lanes=4, act_format=act_format, in_bits=16, bits=6, zero_points=True)
+    x = np.random.default_rng(2).integers(-2048, 2048, (50, 64)) + 500
+    x = x >> 1 if act_format == "fp16" else x
+    parts = x.reshape(50, 4, 16)
+    span = np.maximum(parts.max(axis=2), 0) - np.minimum(parts.min(axis=2), 0)
+    assert (np.abs(values(p, x) - x) <= span.repeat(16, axis=1) / 63 + 1e-9).all()
+
+
+@pytest.mark.parametrize("fraction_bits", [13, 16, 19, 25])
+def test_fewer_fraction_bits_move_some_steps_by_one(fraction_bits):
+    p = QuantizerParams(group=32, lanes=8, in_bits=12, bits=8, fraction_bits=fraction_bits, zero_points=True)
+    x = np.random.default_rng(5).integers(-2048, 2048, (2000, 32))
+    want, _, zeros = asymmetric(x, 8)
+    codes, _, points = quantized(p, x)
+    assert np.abs(points - zeros).max() <= 1
+    assert np.abs((codes - points) - (want - zeros)).max() <= 1
+    assert ((codes != want).any() or (points != zeros).any()) == (fraction_bits < 25)
+
+
+def test_zero_points_cost_a_register_and_wide_ranges_longer_quotients():
+    p = QuantizerParams(group=8, lanes=2, in_bits=12, bits=4, zero_points=True)
+    # 4 in, 1 to hand over, 25 - 12 + 5 bits, 1 to hand on, 4 out, 3 stages
+    assert [QUANTIZER.timing(p, M=m, K=8).total_cycles for m in (1, 2)] == [4 + 1 + 18 + 1 + 4 + 3, 31 + 19]
+    p = QuantizerParams(group=8, lanes=2, act_format="fp16", bits=4, zero_points=True)
+    assert p.reciprocal_bits == 26 + 2 + 4
+    assert QUANTIZER.timing(p, M=1, K=8).total_cycles == 4 + 1 + 32 + 1 + 4 + 3
+
+
+@pytest.mark.parametrize("values_", [{}, {"zero_points": True}, {"scale": "pot"}])
+def test_a_short_token_is_one_of_a_group_filled_up_with_zeros(values_):
+    p = QUANTIZER.params(group=24, lanes=4, in_bits=12, bits=4, **values_)
+    x = np.random.default_rng(7).integers(1, 2048, (30, 18)) * np.random.default_rng(8).choice([-1, 1], (30, 1))
+    filled = np.pad(x, ((0, 0), (0, 6)))
+    codes, *shared = quantized(p, filled)
+    alone, *rest = quantized(replace(p, group=18, lanes=1), x)
+    assert (codes[:, :18] == alone).all()
+    for part, other in zip(shared, rest, strict=True):
+        assert (part == other).all()
+    assert token_run(p, M=30, K=18) == QUANTIZER.shape_of(p, filled)
+    with pytest.raises(InputError, match="a token has at most group=24 channels, not 25; nearest: 24"):
+        token_run(p, M=30, K=25)
+
+
+def test_static_scales_are_of_no_token():
+    with pytest.raises(InputError, match="scale=static has no scale a token"):
+        token_run(QUANTIZER.preset("static"), M=1, K=4)
+
+
+def run_cycles(params, groups, room):
+    """Cycles that `groups` groups take where nothing stalls and the buffer has `room` beats."""
+    control, beats = GroupControl(params), groups * params.group_beats
+    control.room = room
+    sent = received = cycles = 0
+    while received < beats:
+        taken = {"i_x": sent} if sent < beats and control.ready({"i_x": True}, True)["i_x"] else {}
+        received += control.shown() is not None
+        control.clock(taken, True)
+        sent, cycles = sent + len(taken), cycles + 1
+    return cycles
+
+
+@pytest.mark.parametrize("scale", ["real", "pot"])
+@pytest.mark.parametrize("beats", [1, 2, 5, 8, 11, 12, 13, 14, 16, 20, 40])
+def test_the_buffer_is_as_large_as_the_pace_needs(scale, beats):
+    for fraction in (10, 13, 19) if scale == "real" else (None,):
+        p = QuantizerParams(group=beats, lanes=1, in_bits=9, bits=4, scale=scale, fraction_bits=fraction)
+        want = QUANTIZER.timing(p, M=6, K=beats).total_cycles
+        assert run_cycles(p, 6, p.buffer_beats) == want
+        # two beats to spare at most, where a divider and a group take about as long
+        assert run_cycles(p, 6, max(p.buffer_beats - 2, beats - 1)) > want or beats < 3
+
+
 def test_groups_leave_at_the_pace_of_the_lanes_or_of_the_divider():
     slow = QuantizerParams(group=8, lanes=2, in_bits=12, bits=4)  # 4 beats; 17 bits of the reciprocal
     assert slow.reciprocal_bits == 12 + 1 + 4
@@ -155,6 +361,16 @@ def test_groups_leave_at_the_pace_of_the_lanes_or_of_the_divider():
         ({"multiplier": 3}, "scale=real takes no multiplier, not 3"),
         ({"scale": "static", "group": 8, "multiplier": 3}, "scale=static needs shift"),
         ({"scale": "static"}, "scale=static shares nothing: group must be lanes=8, not 32"),
+        ({"scale": "pot", "zero_points": True}, "scale=pot takes no zero_points; take scale=real"),
+        (
+            {"scale": "static", "group": 8, "multiplier": 3, "shift": 2, "zero_points": True},
+            "scale=static takes no zero_points; take scale=real",
+        ),
+        ({"in_bits": 8, "zero_points": True}, "bits must be less than the digits of a value, 8, not 8"),
+        (
+            {"act_format": "fp16", "zero_points": True, "fraction_bits": 23},
+            "fraction_bits must be a whole number from 31 to 61, not 23",
+        ),
     ],
 )
 def test_quantizers_that_cannot_be_are_refused(values_, message):
@@ -205,6 +421,60 @@ def test_a_missing_sign_is_found(monkeypatch, preset):
         lambda m, w, places, _n, bits, r: honest(m, w, places, rtl.quantizer.Const(0), bits, r),
     )
     assert found(QUANTIZER.preset(preset))
+
+
+ZEROS = ["zeros", "short-zeros", "fp16-zeros", "zeros-away"]
+
+
+@pytest.mark.parametrize("preset", [*ZEROS, "smallest-zeros"])
+def test_an_ignored_lower_end_is_found(monkeypatch, preset):
+    honest = rtl.quantizer._under
+    monkeypatch.setattr(rtl.quantizer, "_under", lambda p, x: honest(p, x) & 0)
+    assert found(QUANTIZER.preset(preset))
+
+
+@pytest.mark.parametrize("preset", [*ZEROS, "smallest-zeros"])
+def test_a_range_that_is_one_bit_short_is_found(monkeypatch, preset):
+    for name in ("integer_span", "half_span"):
+        honest = getattr(rtl.quantizer, name)
+        monkeypatch.setattr(
+            rtl.quantizer, name, lambda m, high, low, h=honest: rtl.quantizer.Cat(h(m, high, low)[:-1], 0)
+        )
+    assert found(QUANTIZER.preset(preset), cases=16)
+
+
+@pytest.mark.parametrize("preset", ZEROS)
+def test_codes_that_are_not_limited_are_found(monkeypatch, preset):
+    """A range of which both ends are half a step away from a code."""
+    monkeypatch.setattr(rtl.quantizer, "limited_code", lambda _m, count, bits: count[:bits])
+    p = QUANTIZER.preset(preset)
+    dtype = np.float16 if p.is_float else np.int64
+    ends = (QUANTIZER.golden(p, np.resize(np.array([-k, k], dtype=dtype), (1, p.group))) for k in range(1, 60))
+    assert any((y[..., 0, 0] == -(1 << (p.bits - 1))) and y[..., 0, 1] == (1 << (p.bits - 1)) - 1 for y in ends)
+    assert found(p, cases=24)
+
+
+def test_digits_of_a_wide_range_that_vanish_are_found(monkeypatch):
+    """All below the ones that the divider takes: not even that there were any is known."""
+    monkeypatch.setattr(
+        rtl.quantizer, "_leading", lambda m, p, span, honest=rtl.quantizer._leading: _without_lowest(honest(m, p, span))
+    )
+    assert found(QUANTIZER.preset("fp16-zeros"), cases=24)
+
+
+def test_digits_of_a_product_that_vanish_are_found(monkeypatch):
+    monkeypatch.setattr(rtl.quantizer.Lane, "_cut", lambda self, product: product[self.params.cut_bits :] << 1)
+    assert found(QUANTIZER.preset("fp16-zeros"), cases=24)
+
+
+def test_zero_points_that_are_rounded_as_codes_are_found(monkeypatch):
+    monkeypatch.setattr(rtl.quantizer, "replace", lambda p, **_rounding: p)
+    assert found(QUANTIZER.preset("zeros-away"), cases=24)
+
+
+def _without_lowest(leading):
+    mantissa, anchor = leading
+    return rtl.quantizer.Cat(rtl.quantizer.Const(0, 1), mantissa[1:]), anchor
 
 
 CASTS = {"fp16": np.float16, "fp32": np.float32}

@@ -103,10 +103,14 @@ def quantizer_values(draw, values):
     in_bits = 16 if values["act_format"] == "fp16" else draw(st.integers(values["bits"], 24))
     digits = 11 if values["act_format"] == "fp16" else in_bits
     real, static = (values["scale"] == way for way in ("real", "static"))
-    fraction = None if values["fraction_bits"] is None else min(values["fraction_bits"], digits) + digits + 1
+    zero_points = values["zero_points"] and real and in_bits > 2
+    bits = min(values["bits"], digits - zero_points)
+    divisor = max(bits + 22, 26) if zero_points and values["act_format"] == "fp16" else digits
+    fraction = None if values["fraction_bits"] is None else min(values["fraction_bits"], divisor) + divisor + 1
     return {
         "in_bits": in_bits,
-        "bits": min(values["bits"], digits),
+        "bits": bits,
+        "zero_points": zero_points,
         "group": values["lanes"] if static else values["group"],
         "rounding": draw(st.sampled_from(CHOICES["rounding"])),
         "fraction_bits": fraction if real else None,
