@@ -24,7 +24,7 @@ MAX_TEXT = 100_000
 """characters shown of the study's text, which a sweep file of many engines makes long"""
 MAX_MESSAGE = 200
 """characters shown of a failed point's message"""
-WORDS = ("engine", "format", "transform")
+WORDS = ("engine", "format", "transform", "quantizer")
 """what names a point within its study"""
 
 APPROXIMATIONS = (
@@ -204,7 +204,7 @@ def render(study: Mapping[str, Any], rows: Sequence[Row], limit: int) -> str:
             _table(by_area(row for row in shown if row["key"] in front), frozenset(), FRONT_COLUMNS),
             "<h2>All points</h2>",
             f"<p>Points on the front are shaded. {which}</p>",
-            _table(shown, front, tuple(METRICS)),
+            _table(shown, front, _measured(shown)),
             *_explanations(study),
             f'<script type="application/json" id="points">{script_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
@@ -255,6 +255,11 @@ FRONT_COLUMNS = ("accuracy", FRONT[1], "cycles", "utilization", "energy_pj", "ar
 def by_area(front: Iterable[Row]) -> list[Row]:
     """Points of the front from the cheapest, and least accurate, up."""
     return sorted(front, key=lambda row: row[FRONT[1]])
+
+
+def _measured(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The metrics that every point has, and the others that any of them has."""
+    return tuple(n for n, m in METRICS.items() if not m.optional or any(row[n] is not None for row in rows))
 
 
 def _table(rows: Sequence[Row], marked: frozenset[str], names: Sequence[str]) -> str:
