@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -12,6 +12,7 @@ import numpy as np
 
 from hwsim.networks import get_network
 from hwsim.networks.network import Network, float_arithmetic
+from hwsim.options import parse_options
 from hwsim.quantize import QuantizedNetwork, engine_formats, layer_errors, quantize_network
 from hwsim.quantizers import get_quantizer
 from hwsim.transforms import is_random, prepare
@@ -74,7 +75,7 @@ class Answer:
 def measure(choice: Choice, progress: Callable[[str], None] = lambda _text: None) -> Answer:
     """The network's metrics as `choice` says. InputError for what does not exist or does not fit together."""
     params, weights, activations = _formats(choice)
-    kept = parse_format(choice.cache) if choice.cache else None
+    kept = parse_format(_asymmetric(choice.cache)) if choice.cache else None
     quantizer = get_quantizer(choice.quantizer)
     progress(f"loading {choice.network}")
     network = _network(choice.network, choice.seed, choice.text_bytes)
@@ -97,6 +98,8 @@ def measure(choice: Choice, progress: Callable[[str], None] = lambda _text: None
         progress(f"running {choice.network}, seed {seed}")
         reached.append(network.evaluate(prepared.network, _arithmetic(quantized, params)))
     assert first is not None
+    for name, value in reached[0].items():
+        require(math.isfinite(value), f"{choice.network}: {name} is {value}: its numbers overflow in these formats")
     progress("errors of layers")
     return Answer(
         metrics=reached[0],
@@ -150,37 +153,30 @@ def online_cost(prepared: Prepared) -> Cost:
 
 
 def parse_format(text: str) -> Format:
-    """The format that `name` or `name:option=value,option=value` describes; values are whole or real numbers, true,
-    false or words. InputError names the nearest name or option."""
-    name, colon, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for part in rest.split(",") if colon else ():
-        key, equals, value = (word.strip() for word in part.partition("="))
-        require(bool(equals), f"format {name}: {part!r} is no NAME=VALUE, such as group=128")
-        require(key not in options, f"format {name}: {key} is given twice")
-        options[key] = _value(value)
+    """The format that `name` or `name:option=value,option=value` describes. InputError names the nearest name or
+    option."""
+    name, options = parse_options("format", text)
     return get_format(name, **options)
 
 
-def _value(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if re.fullmatch(r"[-+]?[0-9]{1,18}", text):
-        return int(text)
-    if re.fullmatch(r"[-+]?[0-9]*\.?[0-9]+(e[-+]?[0-9]{1,3})?", text):
-        return float(text)
-    return text
+def _asymmetric(text: str) -> str:
+    """Integers that do not say whether they are symmetric are not: the baseline that every transform has to beat."""
+    if not text.startswith("int") or "symmetric" in text:
+        return text
+    return text + ("," if ":" in text else ":") + "symmetric=false"
+
+
+FITTED = ("codebook", "lattice")
+"""formats that learn their values from what they quantize"""
 
 
 def _formats(choice: Choice) -> tuple[Any, Format, Format]:
-    """The engine's parameters (None without one) and the formats of weights and activations.
-
-    Integer activations without `symmetric` said are asymmetric: the baseline that every transform has to beat.
-    """
-    text = choice.activations
-    if text.startswith("int") and "symmetric" not in text:
-        text += ("," if ":" in text else ":") + "symmetric=false"
-    activations = parse_format(text)
+    """The engine's parameters (None without one) and the formats of weights and activations."""
+    name = choice.activations.partition(":")[0]
+    require(
+        name not in FITTED, f"--activations {name}: its values are fitted to the data itself, which costs far too much"
+    )
+    activations = parse_format(_asymmetric(choice.activations))
     if choice.engine is None:
         return None, parse_format(choice.weights), activations
     return _on_engine(choice, activations)
@@ -190,7 +186,9 @@ def _on_engine(choice: Choice, activations: Format) -> tuple[Any, Format, Format
     """`int<b>` gives the engine its width; the engine's own format is then taken, as is one that is named."""
     entry = unit(choice.engine or "")
     require(entry.kind is Kind.GEMM, f"--engine {entry.name} multiplies no matrices; take a GEMM engine")
-    name = choice.weights.partition(":")[0]
+    name, given = parse_options("format", choice.weights)
+    rule = f"--weights {choice.weights}: with --engine the format's options are the engine's"
+    require(not given, f"{rule}; give them by --set (see `hwsim units`)")
     require(name in FORMATS, f"no number format {name!r}; {nearest(name, FORMATS)}")
     widths = {"weight_bits": parse_format(choice.weights).bits, "act_bits": activations.bits}
     fields = entry.params_type.__dataclass_fields__

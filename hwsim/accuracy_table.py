@@ -250,12 +250,16 @@ def write(found: Sequence[Cell], out: Path, command: str) -> None:
 
 HEAD = """# Accuracy: what formats, transforms and quantizers leave of a network
 
-Written by `{command}`; the CSV file beside this page has every figure, with both metrics of each network, the spread,
-layers' errors, bits a weight and what transforms cost online. Integer weights are symmetric a column, integer
-activations asymmetric a token, both by their range (no clip but where the quantizer searches one); groups that stay in
-float: heads of language models, embeddings, norms, attention's own products. Random transforms: mean and standard
-deviation over seeds {seeds}. Language models: {size} bytes of modules of the Python {python} standard library that no
-training saw (sha256 {sha}). Where a cell is empty, the notes below say why.
+Written by `{command}`; the CSV file beside this page has every figure, with all metrics of each network, their spread,
+layers' errors, bits a weight and what transforms cost online.
+
+- Integer weights are symmetric a column, integer activations asymmetric a token, both by their whole range, but for two
+  transforms that clip activations of 4 bits: quarot keeps 0.9 of a token's range, as its paper does, flatquant the best
+  share of a grid.
+- In float stay: heads of language models, embeddings, norms, attention's own products.
+- Random transforms: mean and standard deviation over seeds {seeds}.
+- Language models: {size} bytes of modules of the Python {python} standard library that no training saw (sha256 {sha}).
+- Where a cell is empty, the notes at the end say why.
 """
 
 

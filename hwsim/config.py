@@ -109,6 +109,13 @@ def _format_name(name: str) -> str:
     return name
 
 
+def _chosen(text: str) -> str:
+    """A name with options, as `hwsim.options` reads it, or several joined by +."""
+    fits = re.fullmatch(r"[a-z0-9][A-Za-z0-9._:=,+-]{0,255}", text)
+    require(fits is not None, f"{_short(text)} is no name with options, such as hadamard or hadamard:points=32")
+    return text
+
+
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     for index, value in enumerate(values):
         require(value not in values[:index], f"entry {index} repeats entry {values.index(value)}; leave one out")
@@ -117,7 +124,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 _STRICT = ConfigDict(strict=True, extra="forbid", frozen=True)
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
-_Transform = Annotated[str, Field(pattern=rf"^{NAME}(\+{NAME})*$", max_length=256)]
+_Chosen = Annotated[str, AfterValidator(_chosen)]
 _Choices = Field(min_length=1, max_length=1000)
 _Formats = Annotated[tuple[Annotated[str, AfterValidator(_format_name)], ...], AfterValidator(_distinct), _Choices]
 
@@ -142,8 +149,8 @@ class Study(BaseModel):
     network: _Name
     seed: int = Field(ge=0, lt=2**32)
     formats: _Formats
-    transforms: Annotated[tuple[_Transform, ...], AfterValidator(_distinct)] = _Choices
-    quantizers: Annotated[tuple[_Name, ...], AfterValidator(_distinct)] = Field(
+    transforms: Annotated[tuple[_Chosen, ...], AfterValidator(_distinct)] = _Choices
+    quantizers: Annotated[tuple[_Chosen, ...], AfterValidator(_distinct)] = Field(
         min_length=1, max_length=1000, default=("rtn",)
     )
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
@@ -197,6 +204,10 @@ def _names(model: type[BaseModel]) -> str:
     return ", ".join(f.alias or name for name, f in model.model_fields.items())
 
 
+def _needed_names(model: type[BaseModel]) -> str:
+    return ", ".join(f.alias or name for name, f in model.model_fields.items() if f.is_required())
+
+
 def _complaint(document: Document, error: ValidationError) -> str:
     """The first error as one line; the others are counted."""
     found = error.errors(include_url=False)
@@ -223,7 +234,7 @@ def _rule(error: Mapping[str, Any]) -> str:
         case "extra_forbidden":
             return f"unknown key; {nearest(str(where[-1])[:64], _names(model).split(', '))}"
         case "missing":
-            return f"key {str(where[-1])!r} is missing; needed are {_names(model)}"
+            return f"key {str(where[-1])!r} is missing; needed are {_needed_names(model)}"
         case "string_pattern_mismatch":
             return f"{_short(value)} is not a name: a-z, 0-9, . _ -, starting with a letter or digit, 64 at most"
         case "value_error":

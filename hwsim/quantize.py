@@ -10,17 +10,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.networks.network import Arithmetic, float_arithmetic, linear, linear_bias
+from hwsim.networks.network import Arithmetic, float_arithmetic, linear, linear_bias, require_width
 from hwsim.quantizers.parts import Part, Problem, Quantizer
 from hwsim.simulate import is_float
-from hwsim.transforms.maps import Map
-from hwsim.transforms.plan import Prepared, inputs
+from hwsim.transforms.maps import Map, with_worth
+from hwsim.transforms.plan import Clip, Prepared, inputs
 from models.catalog import unit_of
 from models.floats import half_of
 from models.formats import Format, IntFormat, Quantized, get_format
@@ -57,8 +57,8 @@ class Product:
 class Way:
     """How the three steps of a group of linear layers are computed."""
 
-    turn: Callable[[Map, Floats], Floats]
-    """(map, activations) -> mapped activations"""
+    turn: Callable[[Map, Floats], tuple[Floats, Floats]]
+    """(map, activations) -> mapped activations as `maps.with_worth` gives them"""
     encode: Callable[[Format, Floats], Quantized]
     """(format, activations [M, K]) -> codes, groups along the last axis"""
     multiply: Callable[[Product, Quantized], Floats]
@@ -105,7 +105,12 @@ class QuantizedNetwork:
         readers = network.groups[group].readers
         if group not in self.products:
             return tuple(linear(network, name, x) for name in readers)
-        held = Codes(reduce(lambda v, m: way.turn(m, v), self.prepared.maps.get(group, ()), x), way.encode)
+        require_width(network, group, x)
+        require(bool(np.isfinite(x).all()), f"{network.name}, {group}: its activations are not all finite")
+        y, worth = x, np.ones((len(x), 1))
+        for m in self.prepared.maps.get(group, ()):
+            y, worth = way.turn(m, y * worth)
+        held = Codes(y, worth, way.encode)
         return tuple(
             _sum(held, parts, network.tensors[name].shape[1], way.multiply) + linear_bias(network, name)
             for name, parts in zip(readers, self.products[group], strict=True)
@@ -116,16 +121,16 @@ class QuantizedNetwork:
             return x
         maps = self.prepared.states.get(name, ())
         turned = reduce(lambda v, m: m.apply(v), maps, x)
-        fmt = clipped(self.cache, self.prepared.clips.get(name, 1.0))
+        fmt = clipped(self.cache, self.prepared.clips.get(name))
         read = fmt.quantize(turned, axis=-1).dequantize()
         return reduce(lambda v, m: m.undo(v), reversed(maps), read)
 
 
 class Codes:
-    """Activations [M, K], and their codes once for all parts that read them in the same way."""
+    """Activations y * worth, [M, K] and [M, 1], and their codes once for all parts that read them in the same way."""
 
-    def __init__(self, x: Floats, encode: Callable[[Format, Floats], Quantized]) -> None:
-        self.x = x
+    def __init__(self, y: Floats, worth: Floats, encode: Callable[[Format, Floats], Quantized]) -> None:
+        self.y, self.worth = y, worth
         self._encode = encode
         self._known: dict[Any, Quantized] = {}
 
@@ -133,16 +138,24 @@ class Codes:
         """The codes [M, K'] that the part reads."""
         key = (part.activations, id(part.inputs), id(part.chosen))
         if key not in self._known:
-            x = self.x if part.inputs is None else self.x[:, part.inputs]
-            x = x if part.chosen is None else x * part.chosen(x)
-            self._known[key] = self._encode(part.activations, x)
+            y = self.y if part.inputs is None else self.y[:, part.inputs]
+            y = y if part.chosen is None else y * part.chosen(y * self.worth)
+            self._known[key] = self._encoded(part.activations, y)
         return self._known[key]
+
+    def _encoded(self, fmt: Format, y: Floats) -> Quantized:
+        """Integer codes follow from y alone, whatever the token's scale; others from the real values."""
+        if not isinstance(fmt, IntFormat):
+            return self._encode(fmt, y * self.worth)
+        q = self._encode(fmt, y)
+        step = None if q.step is None else q.step * self.worth
+        return replace(q, scales=q.scales * self.worth, step=step)
 
 
 def _sum(held: Codes, parts: tuple[Product, ...], outputs: int, multiply: Any) -> Floats:
     if len(parts) == 1 and parts[0].part.outputs is None:
         return multiply(parts[0], held.of(parts[0].part))
-    total = np.zeros((len(held.x), outputs))
+    total = np.zeros((len(held.y), outputs))
     for product in parts:
         chosen = slice(None) if product.part.outputs is None else product.part.outputs
         total[:, chosen] += multiply(product, held.of(product.part))
@@ -174,8 +187,8 @@ def encoded(fmt: Format, x: Floats) -> Quantized:
     return fmt.quantize(x, axis=-1)
 
 
-ON_ENGINE = Way(turn=lambda m, x: m.on_hardware(x), encode=encoded, multiply=on_engine)
-EMULATED = Way(turn=lambda m, x: m.emulated(x), encode=encoded, multiply=emulated)
+ON_ENGINE = Way(turn=partial(with_worth, on_unit=True), encode=encoded, multiply=on_engine)
+EMULATED = Way(turn=partial(with_worth, on_unit=False), encode=encoded, multiply=emulated)
 
 
 def engine_input(params: Any, q: Quantized) -> tuple[Any, Fraction]:
@@ -209,25 +222,36 @@ def quantize_network(
     """
     network = prepared.network
     seen = inputs(prepared) if seen is None else seen
-    products = {}
+    problems: dict[str, Problem] = {}
     for group in (name for name in network.groups if name not in network.kept):
-        X = prepared.mapped(group, seen[group])
-        acts = clipped(activations, prepared.clips.get(group, 1.0))
-        problems = [Problem(W=W, X=X, weights=weights, activations=acts, seed=seed) for W in prepared.weights(group)]
-        products[group] = tuple(tuple(_held(part, params, acts) for part in quantizer(p)) for p in problems)
+        X, acts = prepared.mapped(group, seen[group]), clipped(activations, prepared.clips.get(group))
+        for name, W in zip(network.groups[group].readers, prepared.weights(group), strict=True):
+            problems[name] = Problem(W=W, X=X, weights=weights, activations=acts, seed=seed)
+    of_layer = for_layers(quantizer, problems)
+    products = {
+        group: tuple(
+            tuple(_held(part, params, problems[name].activations) for part in of_layer[name](problems[name]))
+            for name in network.groups[group].readers
+        )
+        for group in network.groups
+        if group not in network.kept
+    }
     states = _cached_states(prepared) if cache else ()
+    require(bool(states) or cache is None, f"{network.name} caches no keys and values; leave the cache's format out")
     return QuantizedNetwork(prepared=prepared, products=products, inputs=seen, cache=cache, cached_states=states)
 
 
-def clipped(fmt: Format, clip: float) -> Format:
-    """The format with a transform's `clip`, where it is an integer of at most CLIPPED_BITS that has no clip yet."""
-    if isinstance(fmt, IntFormat) and fmt.bits <= CLIPPED_BITS and fmt.clip == 1.0:
-        return replace(fmt, clip=clip)
+def for_layers(quantizer: Quantizer, problems: Mapping[str, Problem]) -> Mapping[str, Quantizer]:
+    """The quantizer of each weight: one that looks at all layers before it treats any says so by `for_network`."""
+    whole = getattr(quantizer, "for_network", None)
+    return whole(problems) if whole else dict.fromkeys(problems, quantizer)
+
+
+def clipped(fmt: Format, clip: Clip | None) -> Format:
+    """The format with a transform's clip, where it is an integer of at most `clip.bits` bits that has no clip yet."""
+    if clip and isinstance(fmt, IntFormat) and fmt.bits <= clip.bits and fmt.clip == 1.0:
+        return replace(fmt, clip=clip.share)
     return fmt
-
-
-CLIPPED_BITS = 4
-"""widths at which papers clip activations: wider codes keep the whole range"""
 
 
 def _cached_states(prepared: Prepared) -> tuple[str, ...]:
@@ -328,10 +352,10 @@ def work_of(quantized: QuantizedNetwork, arithmetic: Callable[[Way], Arithmetic]
         products.append(entry.shape_of(product.params, engine_input(product.params, q)[0], product.operand))
         return on_engine(product, q)
 
-    def turn(m: Map, x: Floats) -> Floats:
+    def turn(m: Map, x: Floats) -> tuple[Floats, Floats]:
         maps.append((m, *x.shape))
         last[0] = m if m.hardware() is not None else last[0]
-        return m.on_hardware(x)
+        return with_worth(m, x, on_unit=True)
 
     def encode(fmt: Format, x: Floats) -> Quantized:
         codes.append((fmt, last[0], *x.shape))

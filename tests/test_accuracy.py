@@ -67,12 +67,37 @@ def test_a_random_transform_has_a_spread_over_its_draws():
     assert plain.mean == plain.metrics
 
 
+def test_engine_and_float64_stay_together_through_a_network_of_many_layers():
+    """Transforms put out whole numbers, which often lie half-way between two codes: the two may not part there."""
+    for transform in ("hadamard", "quarot"):
+        both = [
+            measure(
+                Choice(
+                    **{"network": "pylm", "weights": "int4", "activations": "int4", "transform": transform},
+                    engine=engine,
+                    text_bytes=512,
+                )
+            ).metrics
+            for engine in ("systolic", None)
+        ]
+        assert both[0]["accuracy"] == both[1]["accuracy"]
+        assert both[0]["perplexity"] == pytest.approx(both[1]["perplexity"], rel=1e-9)
+
+
 def test_online_work_is_counted_for_every_group():
     """64-point blocks: 6 additions a channel, over 64, 128 and 64 channels."""
     answer = measure(choice(transform="hadamard"))
     assert answer.online.adds == 6 * (64 + 128 + 64)
     assert answer.online.multiplies == 0
     assert measure(choice()).online == accuracy.Cost(adds=0, multiplies=0)
+
+
+def test_transforms_and_quantizers_take_options():
+    """A block of 16 points adds 4 times a channel; order of columns by the Hessian changes codes."""
+    answer = measure(choice(transform="hadamard:points=16"))
+    assert answer.online.adds == 4 * (64 + 128 + 64)
+    plain, ordered = (measure(choice(quantizer=f"gptq:act_order={value}")) for value in ("false", "true"))
+    assert plain.layer_errors != ordered.layer_errors
 
 
 def test_integer_activations_are_asymmetric_unless_said():
@@ -106,6 +131,10 @@ def test_formats_are_parsed_with_their_options():
         ({"engine": "systolic", "activations": "int8:group=8"}, "one scale a token"),
         ({"engine": "systolic", "quantizer": "llm-int8"}, "takes activations of one format"),
         ({"engine": "mxdot", "activations": "int4"}, "mxdot takes"),
+        ({"engine": "systolic", "weights": "int4:group=16"}, "give them by --set"),
+        ({"cache": "int2"}, "digits-mlp caches no keys and values"),
+        ({"activations": "codebook"}, "fitted to the data itself"),
+        ({"quantizer": "gptq:act_ordr=true"}, "did you mean 'act_order'"),
         ({"engine": "systolic", "settings": {"row": 4}}, "did you mean 'rows'"),
         ({"text_bytes": 4096}, "belongs to language models"),
         ({"seed": -1}, "seed"),

@@ -188,6 +188,22 @@ def test_an_index_that_names_a_pickle_is_refused(tmp_path):
         load_folder_tensors(index(tmp_path, {"a": "pytorch_model.bin"}), accept)
 
 
+@pytest.mark.parametrize("name", ["config.json", "model", "a.safetensors.json", "safetensors"])
+def test_an_index_that_names_something_else_than_weights_is_refused(tmp_path, name):
+    safetensors.numpy.save_file({"a": np.ones(2)}, tmp_path / name)
+    with pytest.raises(InputError, match=rf"{name}: weights are read from files whose names end in .safetensors alone"):
+        load_folder_tensors(index(tmp_path, {"a": name}), accept)
+
+
+def test_a_large_header_is_refused_unread(tmp_path):
+    """Within the file and of harmless bytes: only its size is wrong."""
+    path = write(tmp_path / "a.safetensors", b"", length=16_000_001)
+    with path.open("r+b") as file:
+        file.truncate(1 << 34)
+    with pytest.raises(InputError, match="a header of 16000001 bytes is above the limit of 16000000"):
+        read_header(path)
+
+
 def test_what_the_check_refuses_is_never_read(tmp_path):
     write(tmp_path / "model.safetensors", {"a": entry()}, struct.pack("<ff", 1, float("nan")))
 

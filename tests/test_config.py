@@ -103,6 +103,7 @@ REFUSALS = [
     ("W4A8]", "W8A8]", r"s\.yaml:4: formats: entry 1 repeats entry 0"),
     ("[W8A8, W4A8]", "[]", r"s\.yaml:4: formats: .*at least 1"),
     ("[none, hadamard]", "none", r"s\.yaml:5: transforms: a list is needed, not 'none'"),
+    ("[none, hadamard]", "['hada mard']", r"s\.yaml:5: transforms\[0\]: 'hada mard' is no name with options, such as"),
     ("unit: lutgemm", "unit: lutgem", r"s\.yaml:8: engines\[1\]\.unit: no unit 'lutgem'; did you mean 'lutgemm'\?"),
     ("unit: lutgemm", "unit: hadamard", r"s\.yaml:8: engines\[1\]\.unit: 'hadamard' is no GEMM engine; one of"),
     ("- unit: lutgemm", "- lutgemm", r"s\.yaml:8: engines\[1\]: .*not 'lutgemm'"),

@@ -202,19 +202,31 @@ def test_pylm_is_what_it_is_said_to_be(pylm):
 
 
 def test_every_byte_but_the_first_of_a_window_is_predicted(pylm):
-    """Against probabilities formed one by one; the last window is shorter."""
+    """Against probabilities formed and bytes guessed one by one; the last window is shorter."""
     text = language.byte_text(heldout_text(600))
     network = replace(pylm, evaluate=language.evaluator(text, 256, 256))
-    found = network.evaluate(network, float_arithmetic(network))["bits_per_byte"]
-    bits, count = 0.0, 0
+    found = network.evaluate(network, float_arithmetic(network))
+    bits, count, right = 0.0, 0, 0
     for start in range(0, len(text.tokens), 256):
         window = text.tokens[start : start + 256]
         logits = float_logits(network, window[None])[0]
         for place in range(len(window) - 1):
             bits -= np.log2(np.exp(logits[place, window[place + 1]]) / np.exp(logits[place]).sum())
             count += 1
+            right += all(logits[place, window[place + 1]] >= other for other in logits[place])
     assert count == len(text.tokens) - 3
-    assert found == pytest.approx(bits / count, rel=1e-10)
+    assert found["bits_per_byte"] == pytest.approx(bits / count, rel=1e-10)
+    assert found["accuracy"] == right / count
+    assert 0.4 < right / count < 0.9  # a shifted comparison would find some 5 %
+
+
+def test_accuracy_counts_tokens_that_come_next():
+    """A network that repeats its token is right where the next one is the same, a window's first one not asked."""
+    repeat = replace(small("gqa"), forward=lambda _network, tokens, _arithmetic: np.eye(64)[tokens])
+    tokens = np.array([1, 1, 2, 2, 2, 2, 3, 3, 4, 4, 4])
+    text = language.Text(tokens=tokens, sizes=np.ones(11, dtype=np.int64))
+    found = language.evaluator(text, 4, 64)(repeat, float_arithmetic(repeat))
+    assert found["accuracy"] == (2 + 2 + 2) / 8  # 1 1 2 2 | 2 2 3 3 | 4 4 4
 
 
 def test_a_network_that_is_sure_and_wrong_has_infinite_perplexity(pylm):
@@ -316,6 +328,11 @@ BAD = {
     "more layers": ({"num_hidden_layers": 3}, "tensor 'model.layers.2.self_attn.q_proj.weight' is missing"),
     "fewer layers": ({"num_hidden_layers": 1}, "is none of this architecture"),
     "biases": ({"attention_bias": True}, "self_attn.q_proj.bias' is missing"),
+    "one position": ({"max_position_embeddings": 1}, "max_position_embeddings must be at least 2, not 1"),
+    "window of one": (
+        {"architectures": ["MistralForCausalLM"], "sliding_window": 1},
+        "sliding_window must be at least 2, not 1",
+    ),
 }
 
 
@@ -337,6 +354,74 @@ def test_weights_of_whole_numbers_are_refused(folder):
     safetensors.numpy.save_file(tensors, folder / "model.safetensors")
     with pytest.raises(InputError, match="holds int8, no floats"):
         llama.load_folder(folder)
+
+
+def test_two_positions_are_enough(folder):
+    network = llama.load_folder(edited(folder, max_position_embeddings=2), text_bytes=300)
+    assert network.calibration.shape[1] == 2
+    assert network.evaluate(network, float_arithmetic(network))["perplexity"] > 1
+
+
+@pytest.mark.parametrize("text_bytes", [0, 255, 2e4, True, "many"])
+def test_text_of_other_lengths_is_refused_for_folders_too(folder, text_bytes):
+    with pytest.raises(InputError, match="must be a whole number from 256 on"):
+        llama.load_folder(folder, text_bytes=text_bytes)
+
+
+def retokenized(folder, **changes):
+    """The folder with entries of its tokenizer.json changed."""
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return folder
+
+
+TRUNCATION = {"direction": "Right", "max_length": 8, "strategy": "LongestFirst", "stride": 0}
+PADDING = {"direction": "Right", "pad_id": 3, "pad_type_id": 0, "pad_token": "of", "pad_to_multiple_of": 1000}
+
+
+def test_the_whole_text_is_taken_whatever_the_tokenizer_asks_for(folder):
+    from tokenizers import Tokenizer
+
+    wanted = llama._tokenized(folder, heldout_text(2000))
+    retokenized(folder, truncation=TRUNCATION, padding=PADDING | {"strategy": "BatchLongest"})
+    assert len(Tokenizer.from_file(str(folder / "tokenizer.json")).encode("in " * 50)) == 1000  # 8, and as many pads
+    found = llama._tokenized(folder, heldout_text(2000))
+    np.testing.assert_array_equal(found.tokens, wanted.tokens)
+    np.testing.assert_array_equal(found.sizes, wanted.sizes)
+    assert len(found.tokens) > 100
+
+
+def test_a_tokenizer_that_leaves_nothing_to_predict_is_refused(folder):
+    retokenized(folder, pre_tokenizer=None)  # the whole text is one unknown word
+    with pytest.raises(
+        InputError, match=r"tokenizer\.json: makes 1 tokens of \d+ bytes of text; at least 2 are needed"
+    ):
+        llama.load_folder(folder, text_bytes=300)
+    closed = {"single": [{"Sequence": {"id": "A", "type_id": 0}}, {"SpecialToken": {"id": "of", "type_id": 0}}]}
+    closed |= {"type": "TemplateProcessing", "pair": [*closed["single"], {"Sequence": {"id": "B", "type_id": 1}}]}
+    closed |= {"special_tokens": {"of": {"id": "of", "ids": [3], "tokens": ["of"]}}}
+    retokenized(folder, post_processor=closed)
+    with pytest.raises(InputError, match=r"tokenizer\.json: the 2 tokens of a text, .* stand for none of its bytes"):
+        llama.load_folder(folder, text_bytes=300)
+
+
+def test_models_beyond_the_machines_memory_are_refused_unread(folder, monkeypatch):
+    """A checkpoint in float32: 4 bytes a weight as stored, 8 in float64."""
+    stored = load_tensors(folder / "model.safetensors")
+    need = 12 * sum(tensor.size for tensor in stored.values())
+    assert all(tensor.dtype == np.float32 for tensor in stored.values())
+    assert llama.physical_memory() > 1e8
+    monkeypatch.setattr(llama, "physical_memory", lambda: need)
+    llama.load_model(folder)
+    monkeypatch.setattr(llama, "physical_memory", lambda: need - 1)
+    monkeypatch.setattr("hwsim.networks.checkpoint.read_tensors", None)
+    with pytest.raises(InputError, match=f"its {need // 12} weights take 0.0 GB, .* this machine has 0.0 GB"):
+        llama.load_model(folder)
+
+
+def test_memory_that_the_system_does_not_tell_is_no_limit(monkeypatch):
+    monkeypatch.delattr("os.sysconf_names")
+    assert llama.physical_memory() == float("inf")
 
 
 def test_a_folder_without_its_parts_is_refused(folder):

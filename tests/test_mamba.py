@@ -17,6 +17,10 @@ FIXTURE = Path(__file__).parent / "data" / "llama" / "mamba"
 SMALL = 4096
 
 
+def text_of(expected):
+    return language.Text(tokens=expected["tokens"].reshape(-1), sizes=np.ones(80, dtype=np.int64))
+
+
 @pytest.fixture(scope="module")
 def expected():
     return load_tensors(FIXTURE / "expected.safetensors")
@@ -24,7 +28,7 @@ def expected():
 
 @pytest.fixture(scope="module")
 def small(expected):
-    text = language.Text(tokens=expected["tokens"].reshape(-1), sizes=np.ones(80, dtype=np.int64))
+    text = text_of(expected)
     spec = read_spec(read_json(FIXTURE / "config.json"))
     return network("small", spec, load_tensors(FIXTURE / "model.safetensors"), text, text)
 
@@ -110,6 +114,20 @@ def test_the_shipped_weights_predict_text_they_never_saw(shipped):
     shares = np.unique(text, return_counts=True)[1] / len(text)
     assert metrics["bits_per_byte"] < 2.0 < 0.5 * -(shares * np.log2(shares)).sum()
     assert metrics["perplexity"] == pytest.approx(2 ** metrics["bits_per_byte"])
+
+
+def test_accuracy_is_the_share_of_tokens_predicted_right(small, expected):
+    """Against a loop over windows of 32 tokens and one of 16, each scored by itself."""
+    metrics = language.evaluator(text_of(expected), 32, 64)(small, float_arithmetic(small))
+    tokens, right, count = expected["tokens"].reshape(-1), 0, 0
+    for start in (0, 32, 64):
+        window = tokens[start : start + 32]
+        logits = small.forward(small, window[None], float_arithmetic(small))[0]
+        for place in range(len(window) - 1):
+            right += sorted(range(64), key=lambda token, row=logits[place]: row[token])[-1] == window[place + 1]
+            count += 1
+    assert count == 77
+    assert metrics["accuracy"] == right / count
 
 
 def test_the_network_is_the_one_of_that_name(shipped):

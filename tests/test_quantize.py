@@ -105,7 +105,7 @@ def test_outputs_are_the_formula(network, act_symmetric):
 
 def test_a_forgotten_zero_point_correction_would_show(network):
     product = quantized(network, engine("systolic")).products["layers.0"][0][0]
-    codes = Codes(network.workload[:20], encoded).of(product.part)
+    codes = Codes(network.workload[:20], np.ones((20, 1)), encoded).of(product.part)
     right = on_engine(product, codes)
     assert np.allclose(right, emulated(product, codes), rtol=0, atol=1e-9)
     product.__dict__["column_sums"] = product.column_sums * 0

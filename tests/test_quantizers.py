@@ -470,6 +470,54 @@ def test_mixllm_shares_are_the_global_ranking():
     assert max(shares) > 0.2 > min(shares)
 
 
+def test_mixllm_for_a_network_ranks_the_outputs_of_all_its_weights():
+    """The weight with large entries gets more than its share; together they keep the asked number of outputs."""
+    rng = np.random.default_rng(4)
+    layers = {f"w{n}": problem(N=n, seed=n) for n in (20, 30, 50)}
+    layers["w30"] = dataclasses.replace(layers["w30"], W=np.where(rng.random((24, 30)) < 0.05, 20.0, layers["w30"].W))
+    own = get_quantizer("mixllm", share=0.2).for_network(layers)
+    assert list(own) == list(layers)
+    scores = np.concatenate([salience(p) for p in layers.values()])
+    best = set(np.argsort(scores)[-20:])
+    kept, start = set(), 0
+    for name, p in layers.items():
+        kept |= {start + n for part in own[name](p) if part.weights.format.bits == 8 for n in part.outputs}
+        start += p.W.shape[1]
+    assert kept == best
+    assert len({quantizer.share for quantizer in own.values()}) > 1
+    alone = [n for p in layers.values() for n in get_quantizer("mixllm", share=0.2)(p)[0].outputs]
+    assert len(alone) == len(best)
+    assert own["w30"].share > 0.2
+
+
+def test_a_network_of_one_weight_is_that_weight_alone():
+    p = problem(N=30)
+    own = get_quantizer("mixllm", share=0.1).for_network({"w": p})
+    assert own == {"w": get_quantizer("mixllm", share=0.1)}
+    with pytest.raises(InputError, match="mixllm: weights: an integer format of less than 8 bits"):
+        own["w"](problem(weights="int8"))
+
+
+def test_only_quantizers_that_look_at_other_layers_have_a_way_to():
+    assert [name for name in QUANTIZERS if hasattr(get_quantizer(name), "for_network")] == ["mixllm"]
+
+
+def test_what_is_kept_at_eight_bits_keeps_its_range():
+    """The clip of a transform or of the format is for narrow codes: the wide ones would saturate for nothing."""
+    p = outlier_problem(weights="int4", options={"clip": 0.8})
+    p = dataclasses.replace(p, activations=get_format("int4", clip=0.9))
+    wide, narrow = get_quantizer("comet", block=8)(p)
+    assert (wide.activations.bits, wide.activations.clip) == (8, 1.0)
+    assert (narrow.activations.bits, narrow.activations.clip) == (4, 0.9)
+    x = p.X[:, wide.inputs]
+    steps = np.abs(x).max(axis=1, keepdims=True) / 127
+    assert (np.abs(wide.activations.quantize(x, axis=-1).dequantize() - x) <= steps * (0.5 + 1e-9)).all()
+    high, low = get_quantizer("mixllm", share=0.25)(p)
+    assert (high.weights.format.clip, low.weights.format.clip) == (1.0, 0.8)
+    w = p.W[:, high.outputs]
+    assert (np.abs(high.weights.dequantize() - w) <= np.abs(w).max(axis=0) / 127 * (0.5 + 1e-9)).all()
+
+
 def test_mixllm_at_the_ends_is_one_part_and_zeros_have_no_salience():
     p = problem()
     assert [part.weights.format.bits for part in get_quantizer("mixllm", share=0.0)(p)] == [4]

@@ -1,5 +1,7 @@
 """Training-side quantizers: unbiasedness over many draws, exact splits, scale propagation bit for bit."""
 
+from fractions import Fraction
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -169,6 +171,60 @@ def test_leverage_scores_beat_uniform_sampling():
     assert error(lambda scores: scores) < 0.6 * error(np.ones_like)
 
 
+def probabilities(scores, budget):
+    """min(1, c score) with c by bisection."""
+    low, high = 0.0, budget / scores[scores > 0].min()
+    for _ in range(200):
+        c = (low + high) / 2
+        low, high = (c, high) if np.minimum(1.0, c * scores).sum() < budget else (low, c)
+    return np.minimum(1.0, c * scores)
+
+
+def exact_parts(rows, columns, seed):
+    """A gradient of whole numbers to 119, whose split is exact, and the 2 M rows of its parts."""
+    size = np.random.default_rng(seed).integers(1, 120, size=(rows, 1))
+    gradient = np.round(size * np.random.default_rng(seed + 1).uniform(-1, 1, size=(rows, columns)))
+    gradient[0, 0] = 119.0
+    high = np.floor((gradient + 8) / 16)
+    return gradient, np.concatenate([16 * high, gradient - 16 * high])
+
+
+def assert_variance(draw, exact, p, squares, draws=2000):
+    """Rows kept independently with probability p: E |estimate - sum|^2 is the sum of (1/p - 1) |row|^2."""
+    kept = p > 0
+    expected = ((1 / p[kept] - 1) * squares[kept]).sum()
+    found = np.array([((draw(np.random.default_rng(seed)) - exact) ** 2).sum() for seed in range(draws)])
+    assert abs(found.mean() - expected) <= 5 * found.std() / np.sqrt(draws)
+
+
+@pytest.mark.parametrize("budget", [6, 14])
+def test_the_variance_of_the_weight_gradient_is_that_of_leverage_scores(budget):
+    """By |dY_i| |X_i|, against p by bisection; sampling by |dY_i| alone has another variance and is seen."""
+    x, (gradient, parts) = outliers(12, 5), exact_parts(12, 4, seed=5)
+    rows, sizes = np.linalg.norm(np.concatenate([x, x]), axis=1), np.linalg.norm(parts, axis=1)
+
+    def check(scores):
+        p, squares = probabilities(scores, budget), (rows * sizes) ** 2
+        assert_variance(lambda rng: g.int4_weight_gradient(x, gradient, budget, rng), x.T @ gradient, p, squares)
+
+    check(rows * sizes)
+    with pytest.raises(AssertionError):
+        check(sizes)
+
+
+def test_the_variance_of_the_input_gradient_is_that_of_its_rows():
+    w, (gradient, parts) = normal(5, 4), exact_parts(12, 4, seed=7)
+    squares = (np.linalg.norm(parts @ w.T, axis=1)) ** 2
+
+    def check(scores):
+        p = probabilities(scores, 8)
+        assert_variance(lambda rng: g.int4_input_gradient(gradient, w, 8, rng), gradient @ w.T, p, squares)
+
+    check(np.linalg.norm(parts, axis=1))
+    with pytest.raises(AssertionError):
+        check((parts != 0).any(axis=1).astype(float))
+
+
 # --------------------------------------------------------------------------------------------------- NVFP4
 
 SIGNS = np.where(np.random.default_rng(7).random(16) < 0.5, -1, 1)
@@ -272,6 +328,42 @@ def test_scales_follow_the_rules_and_keep_data_near_one():
     assert s.multiply(x, s.ScaledArray(data=x.data, scale=0.5)).scale == 1024.0
     assert s.total(x, 1).scale == 2048.0 * 8
     assert s.rescaled(s.multiply(y, y)).data.astype(float).std() < 4
+
+
+def test_sums_keep_terms_whose_ratio_of_scales_no_half_holds():
+    """60000 * 2^-26 is within half precision, 2^-26 is not."""
+    big = s.ScaledArray(data=np.array([60000.0], dtype=np.float16), scale=2.0**-26)
+    none = s.ScaledArray(data=np.zeros(1, dtype=np.float16), scale=1.0)
+    for found in (s.add(big, none), s.add(none, big)):
+        assert found.scale == 1.0
+        assert found.data.dtype == np.float16
+        assert found.data[0] == np.float16(np.float16(60000.0).astype(float) * 2.0**-26) > 8.9e-4
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, ml_dtypes.bfloat16])
+def test_sums_round_once(dtype):
+    """Against the sum of the exact values, as fractions."""
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=300).astype(dtype), (2.0**-12 * rng.normal(size=300)).astype(dtype)
+    found = s.add(s.ScaledArray(data=x, scale=2.0**-9), s.ScaledArray(data=y, scale=2.0**3))
+    assert found.scale == 8.0
+    exact = [Fraction(float(a)) / 2**12 + Fraction(float(b)) for a, b in zip(x, y, strict=True)]
+    assert np.array_equal(found.data, np.array([float(v) for v in exact]).astype(dtype))
+
+
+def test_sums_that_round_twice_would_be_seen():
+    """In half precision the first term, a subnormal number, rounds before it is added."""
+    rng = np.random.default_rng(8)
+    x, y = rng.normal(size=300).astype(np.float16), (2.0**-12 * rng.normal(size=300)).astype(np.float16)
+    found = s.add(s.ScaledArray(data=x, scale=2.0**-9), s.ScaledArray(data=y, scale=2.0**3)).data
+    assert not np.array_equal(found, x * np.float16(2.0**-12) + y)
+
+
+def test_sums_of_the_most_distant_scales_are_exact():
+    tiny = s.ScaledArray(data=np.array([2.0**1023]), scale=2.0**-1022)
+    huge = s.ScaledArray(data=np.zeros(1), scale=2.0**1023)
+    assert s.add(tiny, huge).data[0] == 2.0**-1022
+    assert s.add(tiny, huge).scale == 2.0**1023
 
 
 def test_half_precision_survives_where_plain_halves_overflow_or_vanish():

@@ -42,6 +42,7 @@ def filled(path, *, engines=("systolic 4x4 WS", NASTY), formats=((8, 8), (4, 8),
                 keys.append(f"{engine}{transform}{weight_bits}{act_bits}")
                 metrics = {m.name: m.kind(rng.integers(1, 1000)) for m in METRICS.values()}
                 metrics["accuracy"] = float(rng.random())
+                metrics |= dict.fromkeys(("perplexity", "bits_per_byte", "cosine", "spearman"))
                 save(store, row(keys[-1], engine, transform, weight_bits, act_bits) | metrics)
     keys.append("failed")
     failed = row("failed", "shiftadd", "none", 8, 8) | {"status": FAILED, "message": message}

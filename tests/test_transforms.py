@@ -8,7 +8,7 @@ import pytest
 from scipy.linalg import hadamard
 from scipy.stats import chi2, ortho_group
 
-from hwsim.transforms import TRANSFORMS, check_transform, get_transform, is_random
+from hwsim.transforms import TRANSFORMS, check_transform, get_transform, is_random, options_of, parse_transform
 from hwsim.transforms import fwht as fwht_module
 from hwsim.transforms import maps as maps_module
 from hwsim.transforms.fwht import (
@@ -192,16 +192,97 @@ def test_impossible_maps_are_refused(options, message):
         ("hadamard", {"point": 8}, "did you mean 'points'?"),
         ("none", {"points": 8}, "no option 'points'; it takes none"),
         ("hadamard", {"points": 26}, "26 is no order"),
+        ("hadamard", {"points": True}, "hadamard: points=True must be a whole number, or left out"),
+        ("hadamard", {"in_bits": None}, "hadamard: in_bits=None must be a whole number"),
+        ("hadamard", {"in_bits": 17}, "in_bits=17 is outside 2..16"),
         ("smoothquant", {"alpha": 2}, "alpha=2 must be a number from 0 to 1"),
-        ("quarot", {"clip": "x"}, "clip='x'"),
+        ("smoothquant", {"alpha": np.nan}, "alpha=nan must be a finite number"),
+        ("quarot", {"clip": "x"}, "quarot: clip='x' must be a finite number"),
+        ("quarot", {"clip": 0}, "quarot: clip=0 must be a number above 0 and at most 1"),
+        ("quarot", {"clip": 10**400}, "must be a finite number"),
+        ("quarot", {"in_bits": 1}, "in_bits=1 is outside 2..16"),
         ("flatquant", {"steps": -1}, "steps=-1"),
+        ("flatquant", {"alpha": "x"}, "flatquant: alpha='x' must be a finite number"),
+        ("flatquant", {"alpha": 7}, "flatquant: alpha=7 must be a number from 0 to 1"),
+        ("flatquant", {"bits": 4.0}, "flatquant: bits=4.0 must be a whole number"),
         ("spinquant", {"bits": 9}, "bits=9 is above 8"),
+        ("spinquant", {"in_bits": 99}, "in_bits=99 is outside 2..16"),
+        ("ostquant", {"alpha": -1}, "ostquant: alpha=-1 must be"),
+        ("ostquant", {"in_bits": 99}, "in_bits=99 is outside 2..16"),
+        ("mambaquant", {"alpha": 1.5}, "mambaquant: alpha=1.5 must be"),
+        ("mambaquant", {"in_bits": 0}, "in_bits=0 is outside 2..16"),
+        ("quamba", {"in_bits": 99}, "in_bits=99 is outside 2..16"),
+        ("quantvggt", {"points": 0}, "points=0 is outside 2..65536"),
+        ("quantvggt", {"points": "8"}, "quantvggt: points='8' must be a whole number"),
+        ("quantvggt", {"in_bits": 1}, "in_bits=1 is outside 2..16"),
+        ("quantvggt", {"alpha": 2}, "quantvggt: alpha=2 must be"),
+        ("flattenquant", {"fence": "x"}, "flattenquant: fence='x' must be a finite number"),
+        ("flattenquant", {"fence": -1}, "flattenquant: fence=-1 must be a number from 0 to 1000"),
+        ("flattenquant", {"most": 0}, "flattenquant: most=0 must be"),
+        ("flattenquant", {"most": 1025}, "flattenquant: most=1025 is above 1024"),
+        ("lrq-dit", {"fluctuation": "x"}, "lrq-dit: fluctuation='x' must be a finite number"),
+        ("lrq-dit", {"fluctuation": None}, "lrq-dit: fluctuation=None must be a finite number"),
+        ("lrq-dit", {"fluctuation": -1}, "lrq-dit: fluctuation=-1 must be"),
+        ("lrq-dit", {"in_bits": 1}, "in_bits=1 is outside 2..16"),
         ("rotatekv", {"heads": 0}, "heads=0"),
+        ("rotatekv", {"clip": 1.1}, "rotatekv: clip=1.1 must be a number above 0 and at most 1"),
+        ("hadamard:points=8", {"points": 8}, "points is given twice"),
     ],
 )
 def test_impossible_transforms_are_refused(name, options, message):
     with pytest.raises(InputError, match=re.escape(message)):
         get_transform(name, **options)
+
+
+@pytest.mark.parametrize("option", sorted({(n, o.split(".")[1]) for n in TRANSFORMS for o in options_of(n)}))
+def test_no_option_takes_what_is_no_number_of_its_range(option):
+    name, key = option
+    for value in ("x", True, -7, [8], np.inf, 10**400):
+        with pytest.raises(InputError, match=f"{key}="):
+            get_transform(name, **{key: value})
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("hadamard:points", "transform hadamard: 'points' is no NAME=VALUE"),
+        ("hadamard:points=8,points=8", "points is given twice"),
+        ("hadamard:point=8", "transform hadamard: no option 'point'; did you mean 'points'?"),
+        ("hadamard:alpha=0.5+smoothquant", "transform hadamard: no option 'alpha'"),
+        ("none:points=8", "transform none: no option 'points'; it takes none"),
+        ("hadamard:points=true", "hadamard: points=True must be a whole number, or left out"),
+        ("hadamard:points=8.0", "hadamard: points=8.0 must be a whole number, or left out"),
+        ("hadamard:points=eight", "hadamard: points='eight' must be a whole number, or left out"),
+        ("smoothquant:alpha=1e999", "smoothquant: alpha=inf must be a finite number"),
+        ("smoothquant:alpha=+.3+hadamart", "no transform 'hadamart'; did you mean 'hadamard'?"),
+        ("hadamard+", "no transform ''"),
+        ("+hadamard", "no transform ''"),
+    ],
+)
+def test_text_that_describes_no_transform_is_refused(text, message):
+    for use in (parse_transform, get_transform, check_transform, is_random, options_of):
+        with pytest.raises(InputError, match=re.escape(message)):
+            use(text)
+
+
+def test_options_are_those_given_and_the_others_defaults():
+    assert options_of("hadamard:points=32+smoothquant:alpha=+3e-1+hadamard") == {
+        "hadamard.points": 32,
+        "hadamard.in_bits": 11,
+        "smoothquant.alpha": 0.3,
+        "hadamard#2.points": None,
+        "hadamard#2.in_bits": 11,
+    }
+    assert options_of("none") == {}
+    assert is_random("smoothquant:alpha=0.3+quarot:clip=1")
+    assert not is_random("smoothquant:alpha=0.3+flattenquant:most=2")
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.float16, np.float32, np.float64])
+def test_numbers_of_numpy_are_numbers(dtype):
+    check_transform("quarot", clip=dtype(1))
+    if dtype is np.int64:
+        check_transform("hadamard", points=dtype(8))
 
 
 @pytest.mark.parametrize("use", ["apply", "on_hardware", "emulated"])
@@ -390,6 +471,33 @@ def test_qsur_is_its_formula_and_rotation_raises_it():
     assert qsur(np.repeat(x[:, :1], 3, axis=1)) < 1e-4
     with pytest.raises(InputError, match="16 samples of 16 channels"):
         qsur(x[:16])
+
+
+@pytest.mark.parametrize("shift", [[70.0, 0, 0, 0], [-50.0, 3, 50, 1]])
+def test_the_cube_of_qsur_lies_around_the_mean(shift):
+    rng = np.random.default_rng(28)
+    x = rng.normal(size=(300, 4)) * np.array([1.0, 4, 2, 9]) + np.array(shift)
+    S, mean, c = np.cov(x.T), x.mean(axis=0), chi2.ppf(0.9, 4)
+    volume = np.pi**2 / 2 * c**2 * np.sqrt(np.linalg.det(S))
+    ends = [(mean[j] + sign * np.sqrt(c * S[j, j])) for j in range(4) for sign in (1, -1)]
+    assert qsur(x, 0.9) == pytest.approx((volume / (max(ends) - min(ends)) ** 4) ** 0.25, rel=1e-9)
+    assert qsur(x, 0.9) < 0.9 * qsur(x - mean, 0.9)
+
+
+@pytest.mark.parametrize(
+    "x, alpha, message",
+    [
+        (np.ones(9), 0.99, "activations of shape (9,); [M, d] are needed"),
+        (np.ones((9, 0)), 0.99, "activations of shape (9, 0)"),
+        (np.full((9, 2), np.nan), 0.99, "not all finite"),
+        (np.full((9, 2), np.inf), 0.99, "not all finite"),
+        (np.eye(9)[:, :2], "x", "alpha='x' must be a number between 0 and 1"),
+        (np.eye(9)[:, :2], 1.0, "alpha=1.0 must be"),
+    ],
+)
+def test_qsur_refuses_what_has_no_ellipsoid(x, alpha, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        qsur(x, alpha)
 
 
 def test_the_gradient_of_the_rounding_loss_is_that_of_differences():

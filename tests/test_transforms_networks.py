@@ -8,12 +8,13 @@ import pytest
 from hwsim.networks import get_network
 from hwsim.networks.network import Arithmetic, Group, Heads, Network, float_arithmetic
 from hwsim.networks.outliers import plant_outliers
-from hwsim.transforms import TRANSFORMS, merge, prepare
+from hwsim.transforms import TRANSFORMS, merge, parse_transform, prepare
 from hwsim.transforms import flat as flat_module
 from hwsim.transforms import rotate as rotate_module
-from hwsim.transforms.flat import CLIPS, learned, output_loss, start
+from hwsim.transforms.flat import CLIPS, best_clip, learned, output_loss, start
+from hwsim.transforms.fwht import hadamard_matrix
 from hwsim.transforms.maps import Hadamard, Permutation, Rotation
-from hwsim.transforms.plan import float_maps, samples
+from hwsim.transforms.plan import Clip, Prepared, float_maps, samples
 from models.formats import IntFormat
 from models.unit import InputError
 
@@ -426,9 +427,15 @@ def test_outliers_are_what_they_are_said_to_be():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"factor": 0.0}, "factor=0.0 must be positive"),
+        ({"factor": 0.0}, "factor=0.0 must be a number from"),
         ({"factor": np.inf}, "factor=inf"),
-        ({"factor": 2.0, "channels": 25}, r"channels=25 is outside 1\.\.24"),
+        ({"factor": 1e308}, "factor=1e.308"),
+        ({"factor": "x"}, "factor='x' must be a number from"),
+        ({"factor": 2.0, "channels": 25}, r"channels=25 is outside 1\.\.24 of layers.0.attention"),
+        ({"factor": 2.0, "channels": 1.5}, "channels=1.5 must be a whole number from 1"),
+        ({"factor": 2.0, "channels": 0}, "channels=0 must be a whole number from 1"),
+        ({"factor": 2.0, "seed": -1}, "seed=-1 must be a whole number from 0"),
+        ({"factor": 2.0, "seed": "1"}, "seed='1' must be a whole number from 0"),
         ({"factor": 2.0, "groups": ["layers.0.atention"]}, "did you mean 'layers.0.attention'"),
         ({"factor": 2.0, "groups": ["layers.0.output"]}, "has no norm or product before it"),
     ],
@@ -446,9 +453,135 @@ def test_flatquant_learns():
     first, after = output_loss(maps, X, W, 4)[0], output_loss(learned(maps, X, W, 4, 20), X, W, 4)[0]
     assert after < 0.9 * first
     assert learned(maps, X, W, 4, 0) is maps
-    clips = prepare("flatquant", NETWORKS["bert"]).clips
-    assert set(clips) == set(NETWORKS["bert"].groups)
-    assert set(clips.values()) <= set(CLIPS)
+
+
+# -------------------------------------------------------------------- transforms against explicit matrices
+
+
+def explicit_hadamard(points, seed):
+    """[points, points] D H^T / sqrt(points) of tokens in rows, D the drawn signs."""
+    drawn = Hadamard(points=points, seed=seed).signs
+    signs = np.array([-1.0 if drawn >> i & 1 else 1.0 for i in range(points)])
+    return signs[:, None] * hadamard_matrix(points).T / np.sqrt(points)
+
+
+def test_text_gives_its_options_to_the_transforms_that_it_names():
+    found = parse_transform("hadamard:points=8,in_bits=9+hadamard:points=4")(Prepared(network=NETWORKS["mlp"]), 5)
+    first, second = Hadamard(points=8, in_bits=9, seed=5), Hadamard(points=4, seed=5)
+    assert found.maps == {"one": (first, second), "two": (first, second)}
+
+
+def smoothed_by_hand(x, W, alpha):
+    return [max(abs(x[:, j])) ** alpha / max(abs(W[j])) ** (1 - alpha) for j in range(x.shape[1])]
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.9])
+def test_smoothing_is_its_formula_online_and_merged(alpha):
+    network = NETWORKS["mlp"]
+    x, maps = samples(prepare("none", network)), prepare(f"smoothquant:alpha={alpha}", network).maps
+    for group in network.groups:
+        expected = smoothed_by_hand(x[group], network.tensors[group], alpha)
+        assert np.allclose(maps[group][0].s, expected, rtol=1e-12)
+    network = NETWORKS["llama"]
+    x, found = samples(prepare("none", network)), prepare("smoothquant", network, alpha=alpha).network.tensors
+    W = np.concatenate([network.tensors[f"layers.1.{w}"] for w in ("gate", "up")], axis=1)
+    expected = smoothed_by_hand(x["layers.1.gate_up"], W, alpha)
+    assert np.allclose(network.tensors["layers.1.norm2"] / found["layers.1.norm2"], expected, rtol=1e-12)
+
+
+def test_heads_that_share_values_are_smoothed_by_the_largest_of_them():
+    network = NETWORKS["llama"]
+    o = network.tensors["layers.0.o"].copy()
+    o[SIZE : 2 * SIZE] *= 30  # the second of the two heads that read the first values
+    network = replace(network, tensors={**network.tensors, "layers.0.o": o})
+    x, found = samples(prepare("none", network))["layers.0.output"], prepare("smoothquant:alpha=0.2", network)
+    s = found.network.tensors["layers.0.o"][:, 0] / o[:, 0]
+    for channel in range(QUERIES * SIZE):
+        group = channel // (2 * SIZE)
+        alike = [h * SIZE + channel % SIZE for h in (2 * group, 2 * group + 1)]
+        expected = max(abs(x[:, alike]).max(axis=0)) ** 0.2 / abs(o[alike]).max() ** 0.8
+        assert s[channel] == pytest.approx(expected, rel=1e-12)
+
+
+def cached_keys():
+    """Eight heads of keys of unlike channels, kept before rotary embedding."""
+    rng = np.random.default_rng(31)
+    x = rng.normal(size=(50, 32)) * rng.uniform(0.1, 5, 32)
+    heads, states = Heads(queries=8, keys=8, size=4), ("k.key_before_rope",)
+    tensors, groups = {"one": tensor(rng, 32, 3)}, {"one": Group(readers=("one",))}
+    return made("keys", tensors, groups, keys_forward, x, heads=heads, states=states)
+
+
+def keys_forward(_network, x, arithmetic):
+    return arithmetic.project("one", arithmetic.state("k.key_before_rope", x))[0]
+
+
+@pytest.mark.parametrize("text, together", [("rotatekv", 4), ("rotatekv:heads=3", 2), ("rotatekv:heads=99", 8)])
+def test_keys_are_rotated_over_heads_and_put_in_order(text, together):
+    network = cached_keys()
+    rotated = np.kron(np.eye(8 // together), explicit_hadamard(4 * together, 2))
+    largest = np.abs(network.calibration @ rotated).max(axis=0)
+    expected = rotated[:, sorted(range(32), key=lambda j: -largest[j])]
+    y = np.eye(32)
+    for m in prepare(text, network, seed=2).states["k.key_before_rope"]:
+        y = m.apply(y)
+    assert np.allclose(y, expected, rtol=0, atol=1e-12)
+
+
+def test_the_klt_is_of_the_covariance_and_not_of_the_second_moments():
+    rng = np.random.default_rng(32)
+    x = rng.normal(size=(200, 24)) @ rng.normal(size=(24, 24)) + rng.uniform(-40, 40, 24)
+    network = made("shifted", {"one": tensor(rng, 24, 3)}, {"one": Group(readers=("one",))}, wide_forward, x)
+    K = prepare("klt", network, seed=3).maps["one"][0].Q @ explicit_hadamard(24, 3).T
+    uncorrelated = K.T @ np.cov(x.T) @ K
+    assert np.allclose(uncorrelated, np.diag(np.diagonal(uncorrelated)), rtol=0, atol=1e-9 * uncorrelated.max())
+    assert np.all(np.diff(np.diagonal(uncorrelated)) > 0)
+
+
+def test_ostquant_turns_the_stream_into_the_singular_vectors_of_its_weights():
+    network = NETWORKS["llama"]
+    t, E = network.tensors, network.tensors["embedding"]
+    readers = [t[g.norm][:, None] * t[n] for g in network.groups.values() if g.norm for n in g.readers]
+    U = np.linalg.svd(np.concatenate(readers, axis=1))[0][:, ::-1]
+    turned = prepare("ostquant", network, seed=3).network.tensors["embedding"] @ explicit_hadamard(24, 3).T
+    signs = np.sign((turned * (E @ U)).sum(axis=0))
+    assert np.allclose(turned, E @ U * signs, rtol=0, atol=1e-9)
+
+
+# ----------------------------------------------------------------------------------------------- clips
+
+
+def test_clips_are_kept_at_the_width_that_they_are_for():
+    llama, bert = NETWORKS["llama"], NETWORKS["bert"]
+    groups = [g for g in llama.groups if g != "head"]
+    caches = [f"layers.{i}.{kept}" for i in (0, 1) for kept in ("key_before_rope", "value")]
+    assert prepare("quarot", llama).clips == dict.fromkeys(groups, Clip(0.9, 4))
+    assert prepare("quarot:clip=0.7", llama).clips == dict.fromkeys(groups, Clip(0.7, 4))
+    assert prepare("rotatekv", llama).clips == dict.fromkeys(caches, Clip(0.8, 2))
+    assert prepare("hadamard+smoothquant", llama).clips == {}
+    for bits in (3, 4):
+        clips = prepare(f"flatquant:steps=2,bits={bits}", bert).clips
+        assert set(clips) == set(bert.groups)
+        assert all(c.bits == bits and c.share in CLIPS for c in clips.values())
+
+
+@pytest.mark.parametrize("bits", [3, 4])
+def test_flatquants_clip_is_the_best_of_its_grid(bits):
+    rng = np.random.default_rng(33)
+    network, Y = NETWORKS["mlp"], rng.laplace(size=(80, 24))
+    assert best_clip(Y, np.eye(24), bits) == least_error(Y, np.eye(24), bits) < 1
+    assert best_clip(np.sign(Y), np.eye(24), bits) == least_error(np.sign(Y), np.eye(24), bits) == 1
+    found = prepare(f"flatquant:steps=2,bits={bits}", replace(network, calibration=Y), seed=4)
+    X = samples(found, 256)
+    for group, clip in found.clips.items():
+        assert clip.share == least_error(X[group], found.weights(group)[0], bits)
+    assert min(clip.share for clip in found.clips.values()) < 1
+
+
+def least_error(Y, V, bits):
+    """The clip of the grid at which the integer format itself has the least error of Y V."""
+    errors = {c: np.linalg.norm((IntFormat(bits=bits, clip=c).quantize(Y).dequantize() - Y) @ V) for c in CLIPS}
+    return min(errors, key=errors.get)
 
 
 def test_flatquants_gradients_are_those_of_differences_where_rounding_is_an_offset(monkeypatch):
@@ -472,6 +605,12 @@ def test_percentile_scales_leave_the_tail_out():
     assert rotate_module.percentile_scale(x, percentile=99) < 1.1 / 127
     with pytest.raises(InputError, match="percentile=0"):
         rotate_module.percentile_scale(x, percentile=0)
+    with pytest.raises(InputError, match="percentile='x'"):
+        rotate_module.percentile_scale(x, percentile="x")
+    with pytest.raises(InputError, match="bits=1 must be a whole number from 2"):
+        rotate_module.percentile_scale(x, bits=1)
+    with pytest.raises(InputError, match="not all finite"):
+        rotate_module.percentile_scale(np.array([1.0, np.nan]))
 
 
 def test_kept_groups_and_other_states_pass_untouched():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.linalg import hadamard
 
-from hwsim.transforms.fwht import FWHT_BLOCK, fwht
+from hwsim.transforms.fwht import FWHT_BLOCK, fwht, fwht_transposed
 from hwsim.transforms.fwht_kernels import WIDTH
 from hwsim.transforms.gradients import lbp_wht, low_sequency_bases
 from hwsim.transforms.sparse_wht import qwha, spright, srht
@@ -56,13 +56,19 @@ def test_integers_along_an_axis_with_little_behind_it_meet_the_matrix(shape, axi
     assert np.array_equal(fwht(x, axis), np.moveaxis(np.moveaxis(x, axis, -1) @ H, -1, axis))
 
 
-@pytest.mark.parametrize("inner", [1, 3, 700])
-def test_what_is_no_number_stays_within_its_own_vector(inner):
-    x = np.ones((4, 128, inner))
-    x[1, 5, 0] = np.nan
-    wrong = np.isnan(fwht(x, 1))
-    assert wrong[1, :, 0].all()
-    assert wrong.sum() == 128
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape, axis", [((4, 128, 3), 1), ((2, 24), -1), ((12, 5), 0), ((64, 700), 0), ((3, 1), 1)])
+def test_what_is_not_finite_is_refused_wherever_it_is(shape, axis, bad):
+    for place in (0, -1, 7):
+        x = np.ones(shape)
+        x.reshape(-1)[place % x.size] = bad
+        for use in (fwht, fwht_transposed):
+            with pytest.raises(InputError, match="fwht: the values are not all finite"):
+                use(x, axis)
+
+
+def test_sums_that_leave_the_type_are_no_fault_of_the_input():
+    assert np.isinf(fwht(np.full(4, 3e38, dtype=np.float32))).any()
 
 
 # ------------------------------------------------------------------------------------------------- SRHT
@@ -95,12 +101,23 @@ def test_lengths_stay_within_the_bound(kind):
     assert lengths.std() > 0.05
 
 
-@pytest.mark.parametrize("rows", [0, 257])
-def test_projections_that_do_not_fit_are_refused(rows):
-    with pytest.raises(InputError, match=rf"rows={rows} is outside 1\.\.256"):
-        srht(np.ones(256), rows)
-    with pytest.raises(InputError, match="11 is no order"):
-        srht(np.ones(11), 4)
+@pytest.mark.parametrize(
+    "x, rows, seed, message",
+    [
+        (np.ones(256), 257, 1, r"rows=257 is outside 1\.\.256"),
+        (np.ones(256), 0, 1, "rows=0 must be a whole number from 1"),
+        (np.ones(256), "4", 1, "rows='4' must be a whole number from 1"),
+        (np.ones(256), 4.0, 1, "rows=4.0 must be a whole number from 1"),
+        (np.ones(256), 4, -1, "seed=-1 must be a whole number from 0"),
+        (np.ones(11), 4, 1, "11 is no order"),
+        (np.ones(()), 1, 1, "a scalar has no axis"),
+        (np.array([1.0, np.nan]), 1, 1, "srht: x is not finite everywhere"),
+        (np.array([1.0, -np.inf]), 1, 1, "srht: x is not finite everywhere"),
+    ],
+)
+def test_projections_that_do_not_fit_are_refused(x, rows, seed, message):
+    with pytest.raises(InputError, match=message):
+        srht(x, rows, seed=seed)
 
 
 # ---------------------------------------------------------------------------------------------- LBP-WHT
@@ -138,8 +155,27 @@ def test_patches_and_ranks_that_do_not_fit_are_refused():
         lbp_wht(x, x, np.zeros((3, 3)), rank=65)
     with pytest.raises(InputError, match="not patches of 16 tokens"):
         lbp_wht(x, x, np.zeros((3, 3)), side=4)
-    with pytest.raises(InputError, match="side 6 is not a power of two"):
-        low_sequency_bases(6, 3)
+    with pytest.raises(InputError, match=r"W \(4, 3\) does not fit x and grad_y; \(3, 3\) is needed"):
+        lbp_wht(x, x, np.zeros((4, 3)))
+    with pytest.raises(InputError, match=r"W \(3,\) does not fit"):
+        lbp_wht(x, x, np.zeros(3))
+
+
+@pytest.mark.parametrize(
+    "side, rank, message",
+    [
+        (6, 3, "side 6 is not a power of two"),
+        ("8", 3, "side='8' must be a whole number from 1"),
+        (128, 3, "side=128 is above 64"),
+        (8, "3", "rank='3' must be a whole number from 1"),
+        (8, [3], r"rank=\[3\] must be a whole number from 1"),
+        (8, 2.5, "rank=2.5 must be a whole number from 1"),
+        (8, 0, "rank=0 must be a whole number from 1"),
+    ],
+)
+def test_bases_that_do_not_exist_are_refused(side, rank, message):
+    with pytest.raises(InputError, match=message):
+        low_sequency_bases(side, rank)
 
 
 # ------------------------------------------------------------------------------------------------- QWHA
@@ -186,6 +222,14 @@ def test_budgets_at_their_ends():
         qwha(error, X, 25)
     with pytest.raises(InputError, match="do not fit an error of 8 rows"):
         qwha(error, X[:, :5], 3)
+    with pytest.raises(InputError, match="budget='3' must be a whole number from 0"):
+        qwha(error, X, "3")
+    with pytest.raises(InputError, match="the error is not finite everywhere"):
+        qwha(np.full((8, 3), np.nan), X, 3)
+    with pytest.raises(InputError, match="the input is not finite everywhere"):
+        qwha(error, np.full((20, 8), np.inf), 3)
+    with pytest.raises(InputError, match=r"an error of shape \(3,\)"):
+        qwha(np.zeros(3), X, 3)
 
 
 # ---------------------------------------------------------------------------------------------- SPRIGHT
@@ -224,3 +268,17 @@ def test_a_dense_spectrum_is_refused():
     with pytest.raises(InputError, match="bins=9 and bits=8"):
         spright(lambda x: f[x], 8, bins=9)
     assert spright(lambda x: np.zeros(x.shape), 8, bins=2) == {}
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"bins": "2"}, "bins='2' must be a whole number from 1"),
+        ({"bins": 2, "groups": 0}, "groups=0 must be a whole number from 1"),
+        ({"bins": 2, "seed": -1}, "seed=-1 must be a whole number from 0"),
+        ({"bins": 2}, "the function is not finite everywhere"),
+    ],
+)
+def test_spectra_that_cannot_be_sought_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        spright(lambda x: np.full(x.shape, np.nan), 8, **options)

@@ -20,11 +20,12 @@ from numpy.typing import NDArray
 from hwsim.files import os_errors, require_file
 from models.unit import InputError, nearest, require
 
-MAX_HEADER = 100_000_000
-"""bytes of a safetensors header, the limit of the format's own library"""
 MAX_JSON = 16_000_000
-"""bytes of a configuration or an index"""
+"""bytes of a configuration, an index or a safetensors header: parsed, they may take 25 times as much memory. Models of
+thousands of tensors stay below 1 MB."""
 MAX_RANK = 8
+WEIGHTS = ".safetensors"
+"""ending of the files that weights are read from"""
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt")
 """endings of files that hold pickled objects"""
 DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": "", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1"} | {
@@ -72,10 +73,15 @@ def load_tensors(path: Path) -> Arrays:
 
 
 def read_header(path: Path) -> Header:
-    """The header, consistent in itself and with the file's size: the tensors fill the rest of it without gaps."""
+    """The header, consistent in itself and with the file's size: the tensors fill the rest of it without gaps.
+
+    InputError also for a name that does not end in .safetensors and a header above `MAX_JSON`, before it is read.
+    """
     rule = "is a pickle, which can run code, and is never read; save the weights as .safetensors"
     require(path.suffix.lower() not in PICKLES, f"{path}: {rule}")
     require_file(path)
+    named = path.suffix.lower() == WEIGHTS
+    require(named, f"{path}: weights are read from files whose names end in {WEIGHTS} alone")
     with os_errors(path), path.open("rb") as file:
         size = path.stat().st_size
         return _parsed_header(path, file, size)
@@ -135,7 +141,8 @@ def _files(folder: Path) -> Iterable[str]:
 def _parsed_header(path: Path, file: BinaryIO, size: int) -> Header:
     require(size >= 8, f"{path}: {size} bytes; a safetensors file begins with 8 bytes of its header's size")
     length = int.from_bytes(file.read(8), "little")
-    require(length <= min(size - 8, MAX_HEADER), f"{path}: a header of {length} bytes does not fit a file of {size}")
+    require(length <= size - 8, f"{path}: a header of {length} bytes does not fit a file of {size}")
+    require(length <= MAX_JSON, f"{path}: a header of {length} bytes is above the limit of {MAX_JSON}")
     content = _json_object(path, file.read(length))
     metadata = content.pop("__metadata__", {})
     texts = isinstance(metadata, dict) and all(isinstance(value, str) for value in metadata.values())

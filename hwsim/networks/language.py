@@ -45,13 +45,29 @@ def byte_text(text: bytes) -> Text:
 
 def byte_texts(text_bytes: int) -> tuple[Text, Text]:
     """At most `text_bytes` of held-out text, and calibration text."""
-    whole = isinstance(text_bytes, int) and not isinstance(text_bytes, bool)
-    require(whole and text_bytes >= 256, f"text_bytes={text_bytes!r} must be a whole number from 256 on")
+    require_text_bytes(text_bytes)
     return byte_text(heldout_text(text_bytes)), byte_text(calibration_text(CALIBRATION_BYTES))
 
 
+def require_text_bytes(text_bytes: Any) -> None:
+    """InputError unless this much text gives a network something to predict."""
+    whole = isinstance(text_bytes, int) and not isinstance(text_bytes, bool)
+    require(whole and text_bytes >= 256, f"text_bytes={text_bytes!r} must be a whole number from 256 on")
+
+
+def require_predictable(name: str, text: Text, context: int) -> None:
+    """InputError unless windows of the text have tokens to predict, and these stand for bytes."""
+    count = len(text.tokens)
+    require(count >= 2, f"{name}: makes {count} tokens of {text.sizes.sum()} bytes of text; at least 2 are needed")
+    size = sum(int(part.sizes[:, 1:].sum()) for part in windows(text, context))
+    require(size > 0, f"{name}: the {count} tokens of a text, less each window's first, stand for none of its bytes")
+
+
 def windows(text: Text, context: int) -> list[Text]:
-    """Windows of `context` tokens as one text [B, context], and what is left as another of one row, if two or more."""
+    """Windows of `context` tokens as one text [B, context], and what is left as another of one row, if two or more.
+
+    At least one of both where the text and `context` have two tokens or more.
+    """
     full = len(text.tokens) // context * context
     whole = Text(tokens=text.tokens[:full].reshape(-1, context), sizes=text.sizes[:full].reshape(-1, context))
     rest = Text(tokens=text.tokens[None, full:], sizes=text.sizes[None, full:])

@@ -7,6 +7,7 @@ and Qwen3 (norms of each head's queries and keys) differ in what `Spec` says.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -92,12 +93,16 @@ def load_folder(folder: Path, *, text_bytes: int = FOLDER_TEXT_BYTES) -> Network
 
     It is evaluated on held-out text in windows of at most 1024 tokens, as its tokenizer makes them of the whole text.
     InputError for an architecture or an option that is not computed here, for tensors that do not fit the
-    configuration, and where `tokenizers` is missing.
+    configuration or, in float64, the machine's memory, for a tokenizer that leaves nothing to predict, and where
+    `tokenizers` is missing.
     """
+    language.require_text_bytes(text_bytes)
     spec, tensors = load_model(folder)
     texts = [_tokenized(folder, text) for text in (heldout_text(text_bytes), calibration_text(2 * 8192))]
     for text in texts:
-        require_tokens(f"{folder}: tokenizer.json", text.tokens[None], spec.vocabulary)
+        where = f"{folder}: tokenizer.json"
+        language.require_predictable(where, text, min(spec.context, language.CONTEXT))
+        require_tokens(where, text.tokens[None], spec.vocabulary)
     return network(folder.resolve().name, spec, tensors, *texts)
 
 
@@ -108,8 +113,31 @@ def load_model(folder: Path) -> tuple[Spec, Mapping[str, NDArray[Any]]]:
     def check(entries: Mapping[str, Entry]) -> None:
         extra = ("rotary_emb.inv_freq", *(("lm_head.weight",) if spec.tied else ()))
         language.require_shapes(str(folder), entries, shapes(spec), extra)
+        _require_memory(folder, spec, entries)
 
     return spec, load_folder_tensors(folder, check)
+
+
+def _require_memory(folder: Path, spec: Spec, entries: Mapping[str, Entry]) -> None:
+    """InputError where the tensors as stored and in float64 together exceed the machine's whole memory.
+
+    This is the least that is needed: activations come on top, and other programs may hold some of the memory.
+    """
+    kept = shapes(spec)
+    values = sum(math.prod(shape) for shape in kept.values()) + spec.tied * spec.vocabulary * spec.channels
+    need = 8 * values + sum(entry.end - entry.start for entry in entries.values())
+    room = physical_memory()
+    rule = f"its {values} weights take {need / 1e9:.1f} GB, as stored and in float64"
+    require(need <= room, f"{folder}: {rule}; this machine has {room / 1e9:.1f} GB: take a smaller model")
+
+
+def physical_memory() -> float:
+    """Bytes of the machine's memory; infinity where the system does not tell."""
+    names = getattr(os, "sysconf_names", {})
+    if not {"SC_PHYS_PAGES", "SC_PAGE_SIZE"} <= names.keys():
+        return math.inf
+    pages, size = os.sysconf("SC_PHYS_PAGES"), os.sysconf("SC_PAGE_SIZE")
+    return float(pages * size) if min(pages, size) > 0 else math.inf
 
 
 def network(name: str, spec: Spec, stored: Mapping[str, NDArray[Any]], heldout: Text, calibration: Text) -> Network:
@@ -336,12 +364,14 @@ def _heads(where: str, config: Mapping[str, Any], kind: str) -> Heads:
 
 
 def _context(where: str, config: Mapping[str, Any], kind: str) -> int:
-    """Positions; no more than a sliding window holds, within which attention is full."""
-    positions = whole(where, config, "max_position_embeddings", LIMITS["max_position_embeddings"])
+    """Positions, at least 2; no more than a sliding window holds, within which attention is full."""
     slides = kind == "MistralForCausalLM" or flag(where, config, "use_sliding_window")
-    if not slides or config.get("sliding_window") is None:
-        return positions
-    return min(positions, whole(where, config, "sliding_window", LIMITS["max_position_embeddings"]))
+    limits = ("sliding_window",) if slides and config.get("sliding_window") is not None else ()
+    names = ("max_position_embeddings", *limits)
+    sizes = {name: whole(where, config, name, LIMITS["max_position_embeddings"]) for name in names}
+    for name, size in sizes.items():
+        require(size >= 2, f"{where}: {name} must be at least 2, not {size}: one token predicts no other")
+    return min(sizes.values())
 
 
 def _biases(where: str, config: Mapping[str, Any], kind: str) -> tuple[str, ...]:
@@ -402,7 +432,8 @@ def flag(where: str, config: Mapping[str, Any], name: str) -> bool:
 
 
 def _tokenized(folder: Path, text: bytes) -> Text:
-    """With the special tokens that the tokenizer puts around a text; they stand for no bytes."""
+    """The whole text, whatever truncation or padding the file asks for, with the special tokens that the tokenizer puts
+    around it; they stand for no bytes."""
     path = folder / "tokenizer.json"
     read_json(path)
     try:
@@ -411,7 +442,10 @@ def _tokenized(folder: Path, text: bytes) -> Text:
         raise InputError("models from a folder need tokenizers; pip install 'hwsim[minilm]'") from None
     characters = text.decode(errors="replace")
     try:
-        encoding = Tokenizer.from_file(str(path)).encode(characters)
+        tokenizer = Tokenizer.from_file(str(path))
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        encoding = tokenizer.encode(characters)
     except Exception as error:  # what the library raises for a wrong file has no narrower type
         raise InputError(f"{path}: is no tokenizer: {str(error)[:120]}") from None
     starts = np.cumsum([0, *(len(character.encode()) for character in characters)])

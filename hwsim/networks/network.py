@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from models.unit import require
+
 Floats = NDArray[np.float64]
 
 
@@ -102,6 +104,13 @@ def linear(network: Network, name: str, x: Floats) -> Floats:
 def linear_bias(network: Network, name: str) -> Floats | float:
     """The bias [N] of a linear layer; 0 where it has none."""
     return network.tensors.get(f"{name}.bias", 0.0)
+
+
+def require_width(network: Network, group: str, x: Floats) -> None:
+    """InputError unless `x` is a matrix of as many channels as the group's readers take."""
+    K = len(network.tensors[network.groups[group].readers[0]])
+    fits = x.ndim == 2 and x.shape[1] == K
+    require(fits, f"{network.name}, {group}: activations of shape {x.shape}; [M, {K}] are needed")
 
 
 def frozen(values: NDArray[Any]) -> NDArray[Any]:

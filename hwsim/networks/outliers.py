@@ -8,8 +8,13 @@ from dataclasses import replace
 import numpy as np
 
 from hwsim.networks.network import Network
+from hwsim.transforms.maps import require_whole
 from hwsim.transforms.merge import divided
+from hwsim.transforms.smooth import require_number
 from models.unit import nearest, require
+
+MOST_FACTOR = 1 << 20
+"""of planted outliers, far above what trained networks have"""
 
 
 def plant_outliers(
@@ -20,19 +25,22 @@ def plant_outliers(
     They are scaled up in the norm before the group, or in the weight whose product with something else it reads, and
     down by the same factor in the group's weights: outputs are equal up to rounding, exactly so where it is a power of
     two. `groups` must have such a place before them; None takes all that have. A note says what was done.
-    Transforms that fold norms into weights (`quarot` and its like) take planted outliers of norms out again.
+    Transforms that fold norms into weights (`quarot` and its like) take planted outliers of norms out again. InputError
+    where an option is outside its range.
     """
     places = {name: g.norm or g.product for name, g in network.groups.items() if g.norm or g.product}
     chosen = list(places) if groups is None else list(groups)
     require(bool(places), f"outliers: {network.name} has no group with a norm or product before it")
-    require(np.isfinite(factor) and factor > 0, f"outliers: factor={factor!r} must be positive and finite")
+    require_number("outliers: factor", factor, 1 / MOST_FACTOR, MOST_FACTOR)
+    require_whole("outliers: channels", channels, 1)
+    require_whole("outliers: seed", seed, 0)
     tensors, rng = dict(network.tensors), np.random.default_rng(seed)
     for group in chosen:
         require(group in network.groups, f"outliers: no group {group!r}; {nearest(group, network.groups)}")
         require(group in places, f"outliers: {group} has no norm or product before it; {nearest(group, places)}")
         readers = network.groups[group].readers
         K = len(tensors[readers[0]])
-        require(0 < channels <= K, f"outliers: channels={channels!r} is outside 1..{K}")
+        require(channels <= K, f"outliers: channels={channels} is outside 1..{K} of {group}")
         shrink = np.ones(K)
         shrink[rng.choice(K, channels, replace=False)] = 1 / factor
         tensors |= divided(replace(network, tensors=tensors), places[group] or "", shrink)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hwsim.options import parse_options
 from hwsim.quantizers.parts import Part, Problem, Quantizer
 from models.formats import FORMATS
 from models.unit import nearest, require
@@ -48,15 +49,21 @@ QUANTIZERS: Mapping[str, Entry] = {
 }
 
 
-def get_quantizer(name: str, **options: Any) -> Quantizer:
-    """The quantizer of that name with these options; InputError names the nearest name or option."""
+def get_quantizer(text: str, **options: Any) -> Quantizer:
+    """The quantizer that `name` or `name:option=value,option=value` describes, with further options beside it.
+
+    InputError names the nearest name or option, and one that is given twice.
+    """
+    name, written = parse_options("quantizer", text)
     own = name in FORMATS and name not in QUANTIZERS
     require(not own, f"no quantizer {name!r}: that is a format's own; take quantizer 'rtn' with weights of {name!r}")
     require(name in QUANTIZERS, f"no quantizer {name!r}; {nearest(name, QUANTIZERS)}")
     module, _, made = QUANTIZERS[name].make.partition(":")
     make = getattr(importlib.import_module(f"{__name__}.{module}"), made)
     free = [f.name for f in dataclasses.fields(make)]
-    for option in options:
+    for option in (*written, *options):
         hint = nearest(option, free) if free else "it has none"
         require(option in free, f"quantizer {name}: no option {option!r}; {hint}")
-    return typing.cast(Quantizer, make(**options))
+    twice = sorted(written.keys() & options.keys())
+    require(not twice, f"quantizer {name}: {', '.join(twice)} given twice")
+    return typing.cast(Quantizer, make(**written, **options))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -23,11 +23,11 @@ WIDE = 8
 
 
 def _wide(what: str, kept: Format) -> IntFormat:
-    """The format with `WIDE` bits instead."""
+    """The format with `WIDE` bits instead, over the whole range: a clip is chosen for the narrow codes."""
     narrow = isinstance(kept, IntFormat) and kept.bits < WIDE
     require(narrow, f"{what}: an integer format of less than {WIDE} bits is needed, not {kept}; nearest: int4")
     assert isinstance(kept, IntFormat)
-    return dataclasses.replace(kept, bits=WIDE)
+    return dataclasses.replace(kept, bits=WIDE, clip=1.0)
 
 
 def _is_number(value: Any, low: float, high: float) -> bool:
@@ -82,7 +82,8 @@ class MixLlm:
     """Two products (Zheng et al. 2024): the most salient `share` of the outputs, rounded to whole ones, at 8 bits, the
     others in the given format; rounding to nearest in both.
 
-    The paper ranks the outputs of all layers together: `global_shares` gives each layer the share that is its own.
+    The paper ranks the outputs of all layers together: so does `for_network`. Called by itself, every layer has the
+    same `share`.
     """
 
     share: float = 0.1
@@ -96,6 +97,14 @@ class MixLlm:
         count = round(self.share * len(ranked))
         sets = ((wide, np.sort(ranked[:count])), (problem.weights, np.sort(ranked[count:])))
         return tuple(_outputs(problem, kept, chosen) for kept, chosen in sets if len(chosen))
+
+    def for_network(self, problems: Mapping[str, Problem]) -> dict[str, MixLlm]:
+        """Weight -> quantizer with the layer's own share of the network's most salient outputs.
+
+        Each problem is looked up once and dropped, so that a mapping may form them one by one.
+        """
+        shares = global_shares(problems.values(), self.share)
+        return {name: MixLlm(share=share) for name, share in zip(problems, shares, strict=True)}
 
 
 def _outputs(problem: Problem, weights: Format, chosen: Ints) -> Part:
@@ -122,7 +131,7 @@ def salience(problem: Problem) -> Floats:
     return errors / whole if whole > 0.0 else np.zeros_like(errors)
 
 
-def global_shares(problems: Sequence[Problem], share: float = 0.1) -> tuple[float, ...]:
+def global_shares(problems: Iterable[Problem], share: float = 0.1) -> tuple[float, ...]:
     """For each layer the share of its outputs among the `share` of largest salience of all layers' outputs."""
     require(_is_number(share, 0.0, 1.0), f"mixllm: share={share!r} must be a number from 0 to 1")
     scores = [salience(problem) for problem in problems]

@@ -56,3 +56,8 @@ class Part:
 
 
 Quantizer = Callable[[Problem], tuple[Part, ...]]
+"""A layer's problem -> the products that make up the layer.
+
+One whose choices for a layer depend on the network's other layers has a method `for_network` besides, from the problems
+of all weights by name to each weight's own quantizer: Mapping[str, Problem] -> Mapping[str, Quantizer].
+"""

@@ -61,10 +61,20 @@ def matmul(a: ScaledArray, b: ScaledArray) -> ScaledArray:
 
 
 def add(a: ScaledArray, b: ScaledArray) -> ScaledArray:
-    """a + b under the scale of the sum of independent terms, sqrt(s_a^2 + s_b^2)."""
+    """a + b under the scale of the sum of independent terms, sqrt(s_a^2 + s_b^2).
+
+    Terms are scaled and summed in float64, data round once after that: the ratio of the scales may be below every
+    number of a narrow type whose product with the data is not.
+    """
     scale = _power_of_two(np.hypot(a.scale, b.scale))
-    kept = np.promote_types(a.data.dtype, b.data.dtype).type
-    return ScaledArray(data=a.data * kept(a.scale / scale) + b.data * kept(b.scale / scale), scale=scale)
+    kept = np.promote_types(a.data.dtype, b.data.dtype)
+    return ScaledArray(data=(_under(scale, a) + _under(scale, b)).astype(kept), scale=scale)
+
+
+def _under(scale: float, a: ScaledArray) -> Floats:
+    """The data [float64] that stand for the values of `a` under another power of two, exact in the normal range."""
+    places = np.frexp(a.scale)[1] - np.frexp(scale)[1]
+    return np.asarray(np.ldexp(a.data.astype(np.float64), places))
 
 
 def multiply(a: ScaledArray, b: ScaledArray) -> ScaledArray:

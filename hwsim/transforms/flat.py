@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.transforms.fwht import has_hadamard
-from hwsim.transforms.learn import rounded, through_scale
-from hwsim.transforms.maps import Hadamard, Kronecker, require_whole
-from hwsim.transforms.plan import Prepared, Transform, quantized_groups, samples, with_clips, with_maps
-from hwsim.transforms.smooth import smoothed
-from models.unit import require
+from hwsim.transforms.learn import require_learning, rounded, through_scale
+from hwsim.transforms.maps import Hadamard, Kronecker
+from hwsim.transforms.plan import Clip, Prepared, Transform, quantized_groups, samples, with_clips, with_maps
+from hwsim.transforms.smooth import require_number, smoothed
 
 Floats = NDArray[np.float64]
 
@@ -31,9 +30,8 @@ def flatquant(*, steps: int = 20, bits: int = 4, alpha: float = 0.5) -> Transfor
     passed straight through; the best found is kept. The clip of the activations is then the best of a grid. The paper
     learns scales and clips too, by more data and steps, and on the output of whole blocks.
     """
-    require_whole("flatquant: steps", steps, 0)
-    require_whole("flatquant: bits", bits, 2)
-    require(bits <= 8, f"flatquant: bits={bits} is above 8")
+    require_learning("flatquant", steps, bits)
+    require_number("flatquant: alpha", alpha, 0, 1)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         seen, clips = samples(prepared), {}
@@ -44,7 +42,7 @@ def flatquant(*, steps: int = 20, bits: int = 4, alpha: float = 0.5) -> Transfor
             X, W = seen[group], np.concatenate(prepared.weights(group), axis=1)
             found = learned(start(X.shape[1], seed), X, W, bits, steps)
             prepared = with_maps(prepared, group, found)
-            clips[group] = best_clip(found.apply(X), found.fold_weights(W), bits)
+            clips[group] = Clip(best_clip(found.apply(X), found.fold_weights(W), bits), bits)
         return with_clips(prepared, clips)
 
     return transform

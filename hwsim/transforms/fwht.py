@@ -19,7 +19,7 @@ def fwht(x: NDArray[Any], axis: int = -1) -> NDArray[Any]:
 
     float32, float64 or int64 in and out; the length one that `hadamard_matrix` takes, otherwise InputError. Integers
     are exact: values whose sums could leave int64 are refused. Additions are rounded in the order of the butterflies,
-    stride 1 first; the sums over the m parts of a length m * 2^k come last.
+    stride 1 first; the sums over the m parts of a length m * 2^k come last. InputError for NaN and infinities.
     """
     return _along(x, axis, transposed=False)
 
@@ -134,6 +134,9 @@ def _along(x: NDArray[Any], axis: int, *, transposed: bool) -> NDArray[Any]:
         require(most * n < 1 << 63, f"fwht: {n} values of magnitude {most} may sum to more than int64 holds")
     outer, inner = int(np.prod(x.shape[:axis])), int(np.prod(x.shape[axis + 1 :]))
     y = _powers_of_two(np.ascontiguousarray(x).reshape(outer * m, n // m, inner))
+    # what is not finite shows in the plain sums, far fewer than x; they alone may also overflow
+    if not np.isfinite(y[:, :1]).all():
+        require(bool(np.isfinite(x).all()), "fwht: the values are not all finite")
     if m > 1:
         H = paley_matrix(m).T if transposed else paley_matrix(m)
         y = np.matmul(H.astype(x.dtype), y.reshape(outer, m, (n // m) * inner))

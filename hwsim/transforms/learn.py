@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from hwsim.transforms.maps import require_whole
+from models.unit import require
 
 Floats = NDArray[np.float64]
 Loss = Callable[[Floats], tuple[float, Floats]]
@@ -13,6 +17,15 @@ Loss = Callable[[Floats], tuple[float, Floats]]
 
 SHRINK, GROW = 0.5, 1.5
 """factors of the step after one that does not and one that does bring the loss down"""
+MOST_STEPS = 10_000
+"""that a transform can be asked to learn by"""
+
+
+def require_learning(name: str, steps: Any, bits: Any) -> None:
+    """InputError unless a transform can learn by so many steps at so many bits: 0 to MOST_STEPS, and 2 to 8."""
+    for what, value, least, most in (("steps", steps, 0, MOST_STEPS), ("bits", bits, 2, 8)):
+        require_whole(f"{name}: {what}", value, least)
+        require(value <= most, f"{name}: {what}={value} is above {most}")
 
 
 def rounded(Y: Floats, bits: int) -> tuple[Floats, Floats]:

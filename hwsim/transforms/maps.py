@@ -32,7 +32,7 @@ ORTHOGONAL = 1e-9
 
 def require_whole(what: str, value: Any, least: int) -> None:
     """InputError unless `value` is a whole number from `least`."""
-    whole = isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+    whole = isinstance(value, int) and not isinstance(value, bool)
     require(whole and value >= least, f"{what}={value!r} must be a whole number from {least}")
 
 
@@ -113,20 +113,26 @@ class Hadamard:
         return self._signed(fwht_transposed(self._blocks(x))).reshape(x.shape) / np.sqrt(self.points)
 
     def on_hardware(self, x: Floats) -> Floats:
-        needed = self.hardware()
-        if needed is None:
-            return self.emulated(x)
-        self._blocks(x)
-        name, values = needed
-        q = IntFormat(bits=self.in_bits).quantize(x, axis=-1)
-        y = unit(name).golden(unit(name).params(**values), q.codes)
-        return y * (q.scales / np.sqrt(self.points))
+        y, worth = self.integers(x, on_unit=True)
+        return y * worth
 
     def emulated(self, x: Floats) -> Floats:
+        y, worth = self.integers(x, on_unit=False)
+        return y * worth
+
+    def integers(self, x: Floats, *, on_unit: bool) -> tuple[Floats, Floats]:
+        """What the hardware puts out, whole numbers [M, K], and the real value [M, 1] of one of each token's.
+
+        `on_unit` asks the catalogue's unit, where it comes in this size; the numbers are the same without it.
+        """
         q = IntFormat(bits=self.in_bits).quantize(x, axis=-1)
-        # scaled after the transform as hardware does: scaled before, sums at a rounding tie of the next quantizer move
-        y = fwht(self._signed(self._blocks(q.codes.astype(np.float64)))).reshape(x.shape)
-        return y * (q.scales / np.sqrt(self.points))
+        worth = q.scales / np.sqrt(self.points)
+        needed = self.hardware() if on_unit else None
+        self._blocks(x)
+        if needed is None:
+            return fwht(self._signed(self._blocks(q.codes.astype(np.float64)))).reshape(x.shape), worth
+        name, values = needed
+        return unit(name).golden(unit(name).params(**values), q.codes).astype(np.float64), worth
 
     def cost(self, K: int) -> Cost:
         m = hadamard_core(self.points)
@@ -347,3 +353,12 @@ def _kronecker(x: Floats, P1: Floats, P2: Floats) -> Floats:
     n1, n2 = len(P1), len(P2)
     require(x.shape[-1] == n1 * n2, f"kronecker: {x.shape[-1]} channels are not {n1} x {n2}")
     return np.asarray(P1.T @ (x.reshape(-1, n1, n2) @ P2)).reshape(x.shape)
+
+
+def with_worth(m: Map, x: Floats, *, on_unit: bool) -> tuple[Floats, Floats]:
+    """The map of `x` as (y, worth), y * worth: whole numbers and the real value [M, 1] of one of each token's where the
+    map is in integers, else real numbers and ones. Codes that are chosen from y alone do not hang on how a token's
+    scale was rounded: whole numbers often lie half-way between two codes."""
+    if isinstance(m, Hadamard):
+        return m.integers(x, on_unit=on_unit)
+    return m.on_hardware(x) if on_unit else m.emulated(x), np.ones((len(x), 1))

@@ -13,11 +13,19 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.networks.network import Arithmetic, Network, float_arithmetic, linear_bias
+from hwsim.networks.network import Arithmetic, Network, float_arithmetic, linear_bias, require_width
 from hwsim.transforms.maps import Map
 from models.unit import require
 
 Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The share of a token's range that integers of at most `bits` bits keep; wider ones keep all."""
+
+    share: float
+    bits: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -30,9 +38,8 @@ class Prepared:
     """group -> maps of its activations, first to last; their inverses are still due on its readers' weights"""
     states: Mapping[str, tuple[Map, ...]] = field(default_factory=dict)
     """state -> maps of what a cache keeps, undone when it is read"""
-    clips: Mapping[str, float] = field(default_factory=dict)
-    """group or state -> the share of each token's range that its quantizer keeps at 4 bits and fewer (`clip` of integer
-    formats); 1 where it is absent"""
+    clips: Mapping[str, Clip] = field(default_factory=dict)
+    """group or state -> what its integer codes keep of each token's range; all of it where it is absent"""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -71,7 +78,7 @@ def with_state(prepared: Prepared, state: str, *maps: Map) -> Prepared:
     return replace(prepared, states={**prepared.states, state: (*prepared.states.get(state, ()), *maps)})
 
 
-def with_clips(prepared: Prepared, clips: Mapping[str, float]) -> Prepared:
+def with_clips(prepared: Prepared, clips: Mapping[str, Clip]) -> Prepared:
     return replace(prepared, clips={**prepared.clips, **clips})
 
 
@@ -134,6 +141,7 @@ def _seen(prepared: Prepared, rows: int) -> tuple[dict[str, Floats], dict[str, F
     compute = float_arithmetic(network).project
 
     def project(group: str, x: Floats) -> tuple[Floats, ...]:
+        require_width(network, group, x)
         groups.setdefault(group, []).append(_spaced(group, x, rows))
         return compute(group, x)
 
@@ -141,6 +149,7 @@ def _seen(prepared: Prepared, rows: int) -> tuple[dict[str, Floats], dict[str, F
         states.setdefault(name, []).append(_spaced(name, x, rows))
         return x
 
+    require(len(network.calibration) > 0, f"{network.name}: there are no calibration inputs")
     network.forward(network, network.calibration, Arithmetic(project=project, state=state))
     return _gathered(groups, rows), _gathered(states, rows)
 

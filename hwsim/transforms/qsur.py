@@ -7,6 +7,7 @@ from math import exp, lgamma, log, pi
 import numpy as np
 from numpy.typing import NDArray
 
+from hwsim.transforms.maps import require_whole
 from models.unit import require
 
 
@@ -16,8 +17,10 @@ def qsur(X: NDArray[np.float64], alpha: float = 0.99) -> float:
     The ellipsoid holds the share `alpha` of a normal distribution of the samples' mean and covariance S:
     V_X = pi^(d/2) / Gamma(d/2 + 1) c^(d/2) sqrt(det S) with c the chi-squared quantile of d degrees; the cube's side is
     max_j(mu_j + sqrt(c S_jj)) - min_j(mu_j - sqrt(c S_jj)). In logs, as both leave what float64 holds. 0 where S is
-    singular. InputError where there are not more samples than channels.
+    singular. InputError unless X is a matrix of finite values with more samples than channels.
     """
+    require(X.ndim == 2 and X.shape[1] > 0, f"qsur: activations of shape {X.shape}; [M, d] are needed")
+    require(bool(np.isfinite(X).all()), "qsur: the activations are not all finite")
     rows, d = X.shape
     require(rows > d, f"qsur: {rows} samples of {d} channels have no covariance of full rank; more samples are needed")
     mean, S = X.mean(axis=0), np.atleast_2d(np.cov(X, rowvar=False))
@@ -33,7 +36,9 @@ def qsur(X: NDArray[np.float64], alpha: float = 0.99) -> float:
 
 def chi2_quantile(share: float, d: int) -> float:
     """The c below which a chi-squared variable of d degrees stays with probability `share`, above 0 and below 1."""
-    require(0 < share < 1, f"qsur: alpha={share!r} must be between 0 and 1")
+    number = isinstance(share, (float, np.floating))
+    require(number and 0 < share < 1, f"qsur: alpha={share!r} must be a number between 0 and 1, such as 0.99")
+    require_whole("qsur: degrees", d, 1)
     low, high = 0.0, d + 40.0
     while _chi2_share(high, d) < share:
         high *= 2

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.networks.network import Heads
-from hwsim.transforms.learn import cayley_descent, rounding_loss
+from hwsim.transforms.learn import cayley_descent, require_learning, rounding_loss
 from hwsim.transforms.maps import IN_BITS, Hadamard, Map, Permutation, Rotation, require_whole
 from hwsim.transforms.merge import norms_folded, stream_groups, stream_rotated, values_rotated
 from hwsim.transforms.plan import (
+    Clip,
     Prepared,
     Transform,
     channels,
@@ -24,8 +25,8 @@ from hwsim.transforms.plan import (
     with_state,
 )
 from hwsim.transforms.qsur import qsur
-from hwsim.transforms.sizes import block_points, full_points
-from hwsim.transforms.smooth import require_share, smoothed
+from hwsim.transforms.sizes import MOST_BLOCK, block_points, full_points
+from hwsim.transforms.smooth import require_clip, require_number, smoothed
 from models.unit import InputError, require
 
 Floats = NDArray[np.float64]
@@ -39,6 +40,9 @@ Onlines = Callable[[Prepared, int], Online]
 ROWS = 256
 """rows of each group's activations and of each reader's columns that SpinQuant learns from"""
 
+MOST_HEADS = 1024
+"""that RotateKV can be asked to rotate together"""
+
 
 def none() -> Transform:
     """The network as it is."""
@@ -50,7 +54,7 @@ def hadamard(*, points: int | None = None, in_bits: int = IN_BITS) -> Transform:
 
     Blocks of `points`, by default of the largest power of two up to 64 that divides the group's channels.
     """
-    Hadamard(points=64 if points is None else points, in_bits=in_bits)
+    Hadamard(points=MOST_BLOCK if points is None else points, in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         for group in quantized_groups(prepared.network):
@@ -67,14 +71,14 @@ def quarot(*, in_bits: int = IN_BITS, clip: float = 0.9) -> Transform:
 
     The rotation of keys is undone as they are read; hardware rotates the queries instead, for the same work. Without a
     residual stream that can be rotated, every group but those that read values is rotated online. `clip` is the share
-    of the activations' range that the paper keeps at 4 bits.
+    of each token's range that 4-bit activations keep, as in the paper.
     """
-    require_share("quarot: clip", clip)
+    require_clip("quarot: clip", clip)
     Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         prepared = _rotated(prepared, seed, "quarot", _random_stream, _hadamard_online(in_bits))
-        return with_clips(prepared, dict.fromkeys(quantized_groups(prepared.network), clip))
+        return with_clips(prepared, dict.fromkeys(quantized_groups(prepared.network), Clip(clip, 4)))
 
     return transform
 
@@ -86,9 +90,8 @@ def spinquant(*, steps: int = 20, bits: int = 4, in_bits: int = IN_BITS) -> Tran
     weights that read the stream, each relative to its own size. The paper's loss is the network's own, and its
     rotations of values are learned too. InputError for a network whose residual stream cannot be rotated.
     """
-    require_whole("spinquant: steps", steps, 0)
-    require_whole("spinquant: bits", bits, 2)
-    require(bits <= 8, f"spinquant: bits={bits} is above 8")
+    require_learning("spinquant", steps, bits)
+    Hadamard(in_bits=in_bits)
 
     def learned(prepared: Prepared, seed: int) -> Floats:
         seen, groups = samples(prepared, ROWS), stream_groups(prepared.network)
@@ -112,7 +115,8 @@ def ostquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
 
     The paper goes on to learn the pairs. A note gives the mean QSUR^(1/d) of the groups' activations before and after.
     """
-    require_share("ostquant: alpha", alpha)
+    require_number("ostquant: alpha", alpha, 0, 1)
+    Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         before = _mean_qsur(prepared)
@@ -131,7 +135,8 @@ def ostquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
 def mambaquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
     """R = K H of the residual stream, K its Karhunen-Loeve basis, merged; before other groups SmoothQuant's scales,
     merged where they can be, then a Hadamard rotation online. The paper's merging of scales into SiLU is not done."""
-    require_share("mambaquant: alpha", alpha)
+    require_number("mambaquant: alpha", alpha, 0, 1)
+    Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         return _rotated(prepared, seed, "mambaquant", _klt_stream, _smoothed_online(alpha, in_bits))
@@ -158,6 +163,7 @@ def quamba(*, in_bits: int = IN_BITS) -> Transform:
     The paper's other half, a static percentile scale of the layer's input, is a choice of the quantizer of the state
     (`percentile_scale`). InputError for a network without state-space layers.
     """
+    Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         network = prepared.network
@@ -171,8 +177,15 @@ def quamba(*, in_bits: int = IN_BITS) -> Transform:
 
 
 def percentile_scale(x: Floats, *, percentile: float = 99.999, bits: int = 8) -> float:
-    """One static scale for a whole tensor: the percentile of |x| at the largest code of symmetric integers."""
-    require(0 < percentile <= 100, f"percentile={percentile!r} must be above 0 and at most 100")
+    """One static scale for a whole tensor: the percentile of |x| at the largest code of symmetric integers.
+
+    InputError unless x has values, all finite, and the percentile is above 0.
+    """
+    require_number("quamba: percentile", percentile, 0, 100)
+    require(percentile > 0, f"quamba: percentile={percentile!r} must be above 0")
+    require_whole("quamba: bits", bits, 2)
+    require(bits <= 16, f"quamba: bits={bits} is above 16")
+    require(x.size > 0 and bool(np.isfinite(x).all()), "quamba: the values to scale are none, or not all finite")
     return float(np.percentile(np.abs(x), percentile)) / ((1 << (bits - 1)) - 1)
 
 
@@ -180,11 +193,12 @@ def rotatekv(*, heads: int = 4, clip: float = 0.8) -> Transform:
     """Keys before RoPE by a Hadamard matrix over `heads` heads at a time (the most that divide theirs), then channels
     in the order of their calibration maxima, so that groups of a format hold like channels; values head by head.
 
-    `clip` is the share of the range that the paper keeps at 2 bits. Its attention sinks, tokens kept in full precision,
-    are not part of the transform. InputError for a network without these caches.
+    `clip` is the share of each token's range that 2-bit codes keep, as in the paper. Its attention sinks, tokens kept
+    in full precision, are not part of the transform. InputError for a network without these caches.
     """
     require_whole("rotatekv: heads", heads, 1)
-    require_share("rotatekv: clip", clip)
+    require(heads <= MOST_HEADS, f"rotatekv: heads={heads} is above {MOST_HEADS}")
+    require_clip("rotatekv: clip", clip)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         network = prepared.network
@@ -198,7 +212,7 @@ def rotatekv(*, heads: int = 4, clip: float = 0.8) -> Transform:
             prepared = with_state(prepared, name, *_key_maps(network.heads, heads, seen[name], seed))
         for name in values:
             prepared = with_state(prepared, name, _per_head(network.heads, seed))
-        return with_clips(prepared, dict.fromkeys((*keys, *values), clip))
+        return with_clips(prepared, dict.fromkeys((*keys, *values), Clip(clip, 2)))
 
     return transform
 
@@ -210,7 +224,8 @@ def lrq_dit(*, fluctuation: float = 1.0, in_bits: int = IN_BITS) -> Transform:
     deals channels out to the blocks by their maxima in zigzag, so that each block has as much to spread, and then
     rotates the blocks: a permutation more, which is wiring.
     """
-    require(fluctuation >= 0, f"lrq-dit: fluctuation={fluctuation!r} must not be negative")
+    require_number("lrq-dit: fluctuation", fluctuation, 0, 1000)
+    Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         turned = []

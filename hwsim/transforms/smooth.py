@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from hwsim.transforms.maps import IN_BITS, Flatten, Hadamard, require_whole
 from hwsim.transforms.merge import pooled, scaled
 from hwsim.transforms.plan import Prepared, Transform, channels, noted, quantized_groups, samples, with_maps
-from hwsim.transforms.sizes import block_points
+from hwsim.transforms.sizes import MOST_BLOCK, block_points
 from models.unit import require
 
 Floats = NDArray[np.float64]
+
+MOST_COPIES = 1024
+"""of one channel that FlattenQuant may make"""
 
 
 def smoothquant(*, alpha: float = 0.5) -> Transform:
@@ -21,7 +24,7 @@ def smoothquant(*, alpha: float = 0.5) -> Transform:
 
     Merged into the norm, the values or the product's weight before the group where there is one, online otherwise.
     """
-    require_share("smoothquant: alpha", alpha)
+    require_number("smoothquant: alpha", alpha, 0, 1)
 
     def transform(prepared: Prepared, _seed: int) -> Prepared:
         seen = samples(prepared)
@@ -37,7 +40,8 @@ def quantvggt(*, alpha: float = 0.5, points: int | None = None, in_bits: int = I
 
     Blocks of `points`, by default of the largest power of two up to 64 that divides the group's channels.
     """
-    require_share("quantvggt: alpha", alpha)
+    require_number("quantvggt: alpha", alpha, 0, 1)
+    Hadamard(points=MOST_BLOCK if points is None else points, in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         for group in quantized_groups(prepared.network):
@@ -54,8 +58,9 @@ def flattenquant(*, fence: float = 1.5, most: int = 8) -> Transform:
     The threshold of a group is the upper fence of a box plot of its channels' maxima: the third quartile plus `fence`
     times the distance of the quartiles.
     """
-    require(fence >= 0, f"flattenquant: fence={fence!r} must not be negative")
+    require_number("flattenquant: fence", fence, 0, 1000)
     require_whole("flattenquant: most", most, 1)
+    require(most <= MOST_COPIES, f"flattenquant: most={most} is above {MOST_COPIES}")
 
     def transform(prepared: Prepared, _seed: int) -> Prepared:
         for group, x in samples(prepared).items():
@@ -90,7 +95,15 @@ def _flattened(x: Floats, fence: float, most: int) -> Flatten:
     return Flatten(threshold=threshold, copies=np.clip(np.ceil(largest / threshold), 1, most).astype(np.int64))
 
 
-def require_share(what: str, value: Any) -> None:
-    """InputError unless `value` is a number from 0 to 1."""
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    require(number and 0 <= value <= 1, f"{what}={value!r} must be a number from 0 to 1")
+def require_number(what: str, value: Any, low: float, high: float) -> None:
+    """InputError unless `value` is a number from `low` to `high`."""
+    require(_is_number(value) and low <= value <= high, f"{what}={value!r} must be a number from {low} to {high}")
+
+
+def require_clip(what: str, value: Any) -> None:
+    """InputError unless `value` is a share of a range that leaves some of it: above 0, at most 1."""
+    require(_is_number(value) and 0 < value <= 1, f"{what}={value!r} must be a number above 0 and at most 1")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)

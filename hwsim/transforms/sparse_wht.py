@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.transforms.fwht import fwht, hadamard_core, hadamard_matrix
+from hwsim.transforms.maps import require_whole
 from models.unit import InputError, require
 
 Floats = NDArray[np.float64]
@@ -25,14 +26,23 @@ def srht(x: Floats, rows: int, *, seed: int = 1) -> Floats:
     Squared lengths are kept on average; by Hoeffding's inequality they are within e of it, relative, but for a share of
     at most 2 exp(-2 rows e^2 / b^2) with b = n max(z^2) / sum(z^2) of the transformed z, itself at most 2 ln(2 n / p)
     but with probability p. Ailon and Chazelle, "The fast Johnson-Lindenstrauss transform", 2009; Tropp, 2011.
+    InputError where x is not finite or has a length that is no order, or rows are outside 1..n.
     """
+    require(x.ndim > 0, "srht: a scalar has no axis to project")
     n = x.shape[-1]
     hadamard_core(n)
-    require(0 < rows <= n, f"srht: rows={rows!r} is outside 1..{n}")
+    require_whole("srht: rows", rows, 1)
+    require(rows <= n, f"srht: rows={rows} is outside 1..{n}")
+    require_whole("srht: seed", seed, 0)
+    _require_finite("srht: x", x)
     rng = np.random.default_rng(seed)
     signs = rng.choice([-1.0, 1.0], n)
     kept = rng.choice(n, rows, replace=False)
     return np.asarray(fwht(np.asarray(x, dtype=np.float64) * signs)[..., kept] / np.sqrt(rows))
+
+
+def _require_finite(what: str, x: Floats) -> None:
+    require(bool(np.isfinite(x).all()), f"{what} is not finite everywhere")
 
 
 # --------------------------------------------------------------------------------------- sparse adapters
@@ -62,9 +72,14 @@ def qwha(error: Floats, X: Floats, budget: int) -> SpectralAdapter:
     its coefficients of largest magnitude, and refines their values by least squares on X error. After QWHA
     (Jeon et al., 2025).
     """
-    (K, N), H = error.shape, hadamard_matrix(error.shape[0]) / np.sqrt(error.shape[0])
+    require(error.ndim == 2, f"qwha: an error of shape {error.shape}; [K, N] is needed")
+    K, N = error.shape
     require(X.ndim == 2 and X.shape[1] == K, f"qwha: inputs {X.shape} do not fit an error of {K} rows")
-    require(0 <= budget <= K * N, f"qwha: budget={budget!r} is outside 0..{K * N}")
+    require_whole("qwha: budget", budget, 0)
+    require(budget <= K * N, f"qwha: budget={budget} is outside 0..{K * N}")
+    _require_finite("qwha: the error", error)
+    _require_finite("qwha: the input", X)
+    H = hadamard_matrix(K) / np.sqrt(K)
     target, inputs = X @ error, X @ H.T
     counts = _shares((target**2).sum(axis=0), budget, K)
     order = np.argsort(-np.abs(H @ error), axis=0, kind="stable")
@@ -103,10 +118,11 @@ def spright(
     coefficients by a random hash of `bins` bits. A bin with one coefficient shows all shifts in the same magnitude, and
     their signs spell its number, which must have the bin's hash; what is found is peeled from the other groups. The
     noiseless algorithm of Li, Bradley, Pawar and Ramchandran, "SPRIGHT", 2015. InputError where peeling stops before
-    all bins are empty.
+    all bins are empty, or where a sample is not finite.
     """
-    require(0 < bins <= bits <= 62, f"spright: bins={bins!r} and bits={bits!r} must be 0 < bins <= bits <= 62")
-    require(groups > 0, f"spright: groups={groups!r} must be positive")
+    for what, value, least in (("bits", bits, 1), ("bins", bins, 1), ("groups", groups, 1), ("seed", seed, 0)):
+        require_whole(f"spright: {what}", value, least)
+    require(bins <= bits <= 62, f"spright: bins={bins} and bits={bits} must be 0 < bins <= bits <= 62")
     rng = np.random.default_rng(seed)
     subspaces = [_independent(rng, bits, bins) for _ in range(groups)]
     tables = [_binned(samples, subspace, bits) for subspace in subspaces]
@@ -148,6 +164,7 @@ def _binned(samples: Callable[[Ints], Floats], subspace: list[int], bits: int) -
         points = np.concatenate([points, points ^ vector])
     shifts = np.array([0, *(1 << i for i in range(bits))], dtype=np.int64)
     taken = np.asarray(samples(points[None, :] ^ shifts[:, None]), dtype=np.float64)
+    _require_finite("spright: the function", taken)
     return fwht(taken) / len(points)
 
 
