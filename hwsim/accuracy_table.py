@@ -20,10 +20,9 @@ from typing import Any
 
 from hwsim.accuracy import Answer, Choice, measure
 from hwsim.files import cache_root, write_atomic
+from hwsim.metrics import NETWORK_METRICS
 from hwsim.transforms import is_random
 from models.unit import InputError
-
-FAMILY = "accuracy"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,11 +201,10 @@ def _sources() -> bytes:
     """Everything that a measurement runs, weights included."""
     here = Path(__file__).parent
     models = here.parent / "models"
-    paths = [here / "accuracy.py", here / "quantize.py"]
+    paths = [here / "accuracy.py", here / "options.py", here / "quantize.py"]
     for folder in ("networks", "transforms", "quantizers"):
         paths += sorted(path for path in (here / folder).rglob("*") if path.suffix in (".py", ".safetensors"))
-    paths += sorted(models.glob("formats*.py"))
-    paths += [models / name for name in ("quantized.py", "bits.py", "hadamard.py")]
+    paths += sorted(models.glob("*.py"))
     return b"".join(hashlib.sha256(path.read_bytes()).digest() for path in paths)
 
 
@@ -217,16 +215,15 @@ def record(cell: Cell) -> dict[str, Any]:
     """A cell as one flat row; figures are None where there is no answer."""
     answer, choice = cell.answer, cell.choice
     errors = sorted(answer.layer_errors.values()) if answer else []
-    metrics = ("accuracy", "cosine", "spearman", "perplexity", "bits_per_byte")
     return {
         "network": choice.network,
         "scheme": cell.scheme,
         "transform": choice.transform,
         "quantizer": choice.quantizer,
         "seeds": " ".join(str(choice.seed + i) for i in range(choice.draws)),
-        **{name: answer.mean.get(name) if answer else None for name in metrics},
-        **{f"{name}_std": (answer.spread or {}).get(name) if answer else None for name in metrics},
-        **{f"float_{name}": answer.float_metrics.get(name) if answer else None for name in metrics},
+        **{name: answer.mean.get(name) if answer else None for name in NETWORK_METRICS},
+        **{f"{name}_std": (answer.spread or {}).get(name) if answer else None for name in NETWORK_METRICS},
+        **{f"float_{name}": answer.float_metrics.get(name) if answer else None for name in NETWORK_METRICS},
         "median_layer_error": errors[len(errors) // 2] if errors else None,
         "largest_layer_error": errors[-1] if errors else None,
         "bits_per_weight": answer.bits_per_weight if answer else None,

@@ -503,14 +503,14 @@ def compare(
 
     The family `accuracy`: formats, transforms and quantizers on every network.
     """
+    from hwsim.compare import ACCURACY, designs_of, notes, record, tables, write
+    from hwsim.compare import compare as run
+    from hwsim.files import require_file, require_writable
+
     if family == ACCURACY:
         _compare_accuracy(network or [], out, workers, as_json)
         return
     require(not network, "--network belongs to --family accuracy")
-    from hwsim.compare import compare as run
-    from hwsim.compare import designs_of, notes, record, tables, write
-    from hwsim.files import require_file, require_writable
-
     designs_of(family)  # what is wrong is said before the minutes that this takes
     if liberty:
         require_file(liberty)
@@ -530,12 +530,9 @@ def compare(
     print(*notes(comparison), sep="\n")
 
 
-ACCURACY = "accuracy"
-"""the family that no unit stands in"""
-
-
 def _compare_accuracy(networks: list[str], out: Path | None, workers: int, as_json: bool) -> None:
     from hwsim.accuracy_table import MEASURES, cells, measure_all, page, record, write
+    from hwsim.compare import ACCURACY
     from hwsim.files import require_writable
 
     for name in networks:

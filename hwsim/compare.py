@@ -25,6 +25,8 @@ from models.catalog import UNITS
 from models.gemm import check_shape
 from models.unit import Compared, InputError, Kind, Unit, fields_of, nearest, require
 
+ACCURACY = "accuracy"
+"""the family that no unit stands in: hwsim/accuracy_table.py measures it"""
 SPREAD = 30
 """standard deviation of the operands, in steps"""
 LARGEST = 1 << 28
@@ -195,7 +197,7 @@ def designs_of(family: str) -> list[tuple[Unit, Compared]]:
     every = [(entry, compared) for entry in UNITS.values() for compared in entry.compared]
     families = {compared.family for _, compared in every}
     require(bool(families), "no unit stands in a comparison; give one a tuple COMPARED")
-    require(family in families, f"no family {family!r}; {nearest(family, families | {'accuracy'})}")
+    require(family in families, f"no family {family!r}; {nearest(family, families | {ACCURACY})}")
     chosen = [pair for pair in every if pair[1].family == family]
     order = list(dict.fromkeys(compared.architecture for _, compared in chosen))
     for architecture in order:

@@ -20,7 +20,7 @@ from hwsim.networks.network import Arithmetic, float_arithmetic, linear, linear_
 from hwsim.quantizers.parts import Part, Problem, Quantizer
 from hwsim.simulate import is_float
 from hwsim.transforms.maps import Map, with_worth
-from hwsim.transforms.plan import Clip, Prepared, inputs
+from hwsim.transforms.plan import Clip, Prepared, inputs, spaced
 from models.catalog import unit_of
 from models.floats import half_of
 from models.formats import Format, IntFormat, Quantized, get_format
@@ -314,8 +314,7 @@ def layer_errors(quantized: QuantizedNetwork, arithmetic: Arithmetic) -> dict[st
     exact = float_arithmetic(network).project
     found = {}
     for group in quantized.products:
-        x = quantized.inputs[group]
-        x = x[np.linspace(0, len(x) - 1, min(ERROR_ROWS, len(x))).astype(np.int64)]
+        x = spaced(quantized.inputs[group], ERROR_ROWS)
         pairs = zip(exact(group, x), arithmetic.project(group, x), strict=True)
         for name, (right, got) in zip(network.groups[group].readers, pairs, strict=True):
             found[name] = float(np.linalg.norm(got - right) / max(np.linalg.norm(right), TINY))
@@ -339,11 +338,8 @@ class Work:
     """activations that became codes: format, the map whose unit they come from (None: no unit), M, K"""
 
 
-def work_of(quantized: QuantizedNetwork, arithmetic: Callable[[Way], Arithmetic] | None = None) -> Work:
-    """What one forward pass over the network's workload does on the engine.
-
-    `arithmetic` makes the pass's arithmetic of a way to compute; None is `quantized.arithmetic`.
-    """
+def work_of(quantized: QuantizedNetwork) -> Work:
+    """What one forward pass over the network's workload does on the engine."""
     products, maps, codes = [], [], []
     last: list[Map | None] = [None]
 
@@ -361,8 +357,7 @@ def work_of(quantized: QuantizedNetwork, arithmetic: Callable[[Way], Arithmetic]
         codes.append((fmt, last[0], *x.shape))
         return encoded(fmt, x)
 
-    make = quantized.arithmetic if arithmetic is None else arithmetic
-    compute = make(Way(turn=turn, encode=encode, multiply=multiply))
+    compute = quantized.arithmetic(Way(turn=turn, encode=encode, multiply=multiply))
 
     def project(group: str, x: Floats) -> tuple[Floats, ...]:
         last[0] = None

@@ -166,6 +166,19 @@ def _negated(points: int, seed: int) -> NDArray[np.bool_]:
     return flips
 
 
+# What maps share that no unit computes: each names them in its class.
+
+
+def _in_float(m: Map, x: Floats) -> Floats:
+    """`on_hardware` and `emulated` of such a map."""
+    return m.apply(x)
+
+
+def _no_unit(_m: Map) -> None:
+    """`hardware` of such a map."""
+    return
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Rotation:
     """x Q of every block of channels, Q orthogonal [b, b]; as many multiplications as a linear layer of that size."""
@@ -185,14 +198,8 @@ class Rotation:
     def undo(self, x: Floats) -> Floats:
         return (_split(x, len(self.Q)) @ self.Q.T).reshape(x.shape)
 
-    def emulated(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def on_hardware(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def hardware(self) -> None:
-        return None
+    emulated = on_hardware = _in_float
+    hardware = _no_unit
 
     def cost(self, K: int) -> Cost:
         return Cost(adds=K * (len(self.Q) - 1), multiplies=K * len(self.Q))
@@ -217,14 +224,8 @@ class Scaling:
     def undo(self, x: Floats) -> Floats:
         return x * self.s
 
-    def emulated(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def on_hardware(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def hardware(self) -> None:
-        return None
+    emulated = on_hardware = _in_float
+    hardware = _no_unit
 
     def cost(self, K: int) -> Cost:
         return Cost(multiplies=K)
@@ -246,14 +247,8 @@ class Kronecker:
     def undo(self, x: Floats) -> Floats:
         return _kronecker(x, *self._inverses)
 
-    def emulated(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def on_hardware(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def hardware(self) -> None:
-        return None
+    emulated = on_hardware = _in_float
+    hardware = _no_unit
 
     def cost(self, K: int) -> Cost:
         n1, n2 = len(self.P1), len(self.P2)
@@ -283,14 +278,8 @@ class Permutation:
     def undo(self, x: Floats) -> Floats:
         return x[..., np.argsort(self.order)]
 
-    def emulated(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def on_hardware(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def hardware(self) -> None:
-        return None
+    emulated = on_hardware = _in_float
+    hardware = _no_unit
 
     def cost(self, K: int) -> Cost:  # noqa: ARG002  (the protocol's)
         return Cost()
@@ -329,14 +318,8 @@ class Flatten:
         starts = np.cumsum(self.copies) - self.copies
         return np.add.reduceat(x, starts, axis=-1)
 
-    def emulated(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def on_hardware(self, x: Floats) -> Floats:
-        return self.apply(x)
-
-    def hardware(self) -> None:
-        return None
+    emulated = on_hardware = _in_float
+    hardware = _no_unit
 
     def cost(self, K: int) -> Cost:
         return Cost(adds=int(self.copies.sum()) - K)

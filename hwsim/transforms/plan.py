@@ -160,4 +160,9 @@ def _gathered(found: Mapping[str, list[Floats]], rows: int) -> dict[str, Floats]
 
 def _spaced(name: str, x: Floats, rows: int) -> Floats:
     require(bool(np.isfinite(x).all()), f"{name}: its activations over the calibration inputs are not all finite")
+    return spaced(x, rows)
+
+
+def spaced(x: Floats, rows: int) -> Floats:
+    """At most `rows` of the rows, evenly spaced, the first and the last among them."""
     return x[np.linspace(0, len(x) - 1, min(rows, len(x))).astype(np.int64)]
