@@ -46,7 +46,7 @@ from models.bits import Rounding, signed_range, unsigned_range
 from models.formats_bcq import BcqFormat, signs_of, uniform_as_bcq
 from models.formats_codebook import CodebookFormat, LatticeFormat
 from models.formats_fp import Fp4Ue5m3Format, Fp8Format, MxFormat, Nvfp4Format
-from models.formats_pot import ApotFormat, PotFormat, apot_levels, nearest_pot, pot_terms
+from models.formats_pot import ApotFormat, PotFormat, apot_levels, check_pot, nearest_pot, pot_terms
 from models.formats_twinlog import TwinlogFormat
 from models.minifloats import decode, encode
 from models.quantized import (
@@ -100,6 +100,7 @@ __all__ = [
     "TernaryFormat",
     "TwinlogFormat",
     "apot_levels",
+    "check_pot",
     "decode",
     "encode",
     "get_format",

@@ -63,7 +63,19 @@ def pot_terms(values: Ints, num_terms: int, max_shift: int) -> tuple[Ints, Ints]
     Canonical: as few terms as possible, largest shift first, then unused terms with sign 0 and shift 0. A shift may
     occur twice where the top one has to. InputError for a value that is no such sum; `nearest_pot` gives one that is.
     """
-    levels, signs, shifts = pot_table(num_terms, max_shift)
+    _, signs, shifts = pot_table(num_terms, max_shift)
+    index = _pot_index(values, num_terms, max_shift)
+    return signs[index], shifts[index]
+
+
+def check_pot(values: Ints, num_terms: int, max_shift: int) -> None:
+    """InputError as `pot_terms` raises it, without the terms."""
+    _pot_index(values, num_terms, max_shift)
+
+
+def _pot_index(values: Ints, num_terms: int, max_shift: int) -> Ints:
+    """Places of the values in `pot_table`."""
+    levels, _, _ = pot_table(num_terms, max_shift)
     wanted = np.asarray(values, dtype=np.int64)
     index = np.clip(np.searchsorted(levels, wanted), 0, levels.size - 1)
     bad = levels[index] != wanted
@@ -73,7 +85,7 @@ def pot_terms(values: Ints, num_terms: int, max_shift: int) -> tuple[Ints, Ints]
             f"pot_terms: {first} is not a sum of {num_terms} signed powers of two up to 2^{max_shift}; "
             f"nearest: {nearest_pot(first, num_terms, max_shift)}"
         )
-    return signs[index], shifts[index]
+    return index
 
 
 def nearest_pot(values: ArrayLike, num_terms: int, max_shift: int) -> Ints:

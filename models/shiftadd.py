@@ -31,7 +31,7 @@ from models import columns, compared, gemm
 from models.bits import Overflow, Rounding, signed_bits
 from models.columns import Columns, edge_ops
 from models.floats import ActFormat
-from models.formats import nearest_pot, pot_terms
+from models.formats import check_pot, nearest_pot, pot_terms
 from models.lutgemm import (
     STAGES,
     BcqWeights,
@@ -275,14 +275,15 @@ def golden(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Any = N
 
 def _check_weights(params: ShiftAddParams, W: BcqWeights) -> None:
     check_planes(params, W)
-    _encode(params, W.scales)
-    _encode(params, W.offsets)
     if params.scales is Scales.GROUP:
+        _check_scales(params, W.scales, W.offsets)
         check_groups(params, W)
         return
     size = _shared_channels(params)
     rule = f"shiftadd: scales={params.scales} needs W in groups of {size} along K"
     require(W.group == size or W.shape[0] <= min(W.group, size), f"{rule}, not {W.group}")
+    # a tile's first column speaks for the others
+    _check_scales(params, W.scales[..., :: params.cols], W.offsets[:, :: params.cols])
     for n0 in range(0, W.shape[1], params.cols):
         tile = slice(n0, n0 + params.cols)
         same = (W.scales[..., tile] == W.scales[..., n0, None]).all() and (
@@ -290,6 +291,11 @@ def _check_weights(params: ShiftAddParams, W: BcqWeights) -> None:
         ).all()
         rule = f"shiftadd: scales={params.scales} needs the same scales in outputs {n0} to {n0 + params.cols - 1}"
         require(bool(same), f"{rule}, which are one tile; or take scales=group")
+
+
+def _check_scales(params: ShiftAddParams, *scales: Ints) -> None:
+    for values in scales:
+        check_pot(values, params.num_terms, params.max_shift)
 
 
 def _shared_channels(params: ShiftAddParams) -> int:

@@ -284,10 +284,10 @@ def _float_golden(params: TmacParams, a: Any, w: Ints, psum: Any) -> Result:
 
 
 def _fast_golden(params: TmacParams, a: Ints, w: Ints, psum: Ints | None) -> Ints:
-    total = np.zeros((len(a), w.shape[1]), dtype=np.int64) if psum is None else psum
-    for rows in _tiles(params, len(w)):
-        total = fit(total + _tile_total(params, a[:, rows], w[rows]), params.acc_bits, params.overflow)
-    return total
+    # sums that wrap may do so once, at the end: a tile's total has total_bits, far below 63
+    limits = signed_range(64 if params.overflow is Overflow.WRAP else params.acc_bits)
+    total = _fast_total(params, a, w, psum, limits)
+    return fit(total, params.acc_bits, params.overflow)
 
 
 def _tiles(params: TmacParams, k: int) -> Iterator[slice]:
@@ -296,15 +296,25 @@ def _tiles(params: TmacParams, k: int) -> Iterator[slice]:
 
 def _tile_total(params: TmacParams, lanes: Ints, w: Ints) -> Ints:
     """The total [M, N] of one tile of integer activations [M, up to tile_k] and weights."""
-    tables = _quantized_tables(params, lanes)
-    if not params.is_fast:
-        return gemm.exact_matmul(_expanded_acts(tables), _expanded_weights(params, w))
-    from models.tmac_kernels import averaged_reads  # numba is imported by those who need order alone
+    if params.is_fast:
+        return _fast_total(params, lanes, w, None, signed_range(64))
+    return gemm.exact_matmul(_expanded_acts(_quantized_tables(params, lanes)), _expanded_weights(params, w))
 
-    entries = tables.entries.reshape(len(lanes), params.rows, ENTRIES).astype(np.int8)
-    averages: Ints = averaged_reads(entries, _keys(params, w).astype(np.uint8))
-    most, sums = (values.astype(np.int64) for values in (tables.most, tables.sums))
-    return most * params.rows * averages - params.levels * sums
+
+def _fast_total(params: TmacParams, a: Ints, w: Ints, psum: Ints | None, limits: tuple[int, int]) -> Ints:
+    """psum plus the tiles' totals, one after the other, limited after each."""
+    from models.tmac_kernels import averaged_totals  # numba is imported by those who need order alone
+
+    keys = _keys(params, w).astype(np.uint8)
+    keys = keys.reshape(len(keys), -1, params.rows, w.shape[1])
+    out = np.zeros((len(a), w.shape[1]), dtype=np.int64) if psum is None else psum.copy()
+    step = max(CHUNK // (keys.shape[1] * params.rows * ENTRIES), 1)
+    for rows in (slice(m0, m0 + step) for m0 in range(0, len(a), step)):
+        tables = _quantized_tables(params, a[rows])
+        entries = tables.entries.reshape(len(tables.most), -1, params.rows, ENTRIES).astype(np.int8)
+        most, sums = (values.astype(np.int64) for values in (tables.most, tables.sums))
+        averaged_totals(out[rows], entries, keys, most * params.rows, -params.levels * sums, limits)
+    return out
 
 
 def _exact_golden(params: TmacParams, a: Ints, w: Ints, psum: Ints | None) -> Ints:

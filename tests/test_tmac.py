@@ -257,6 +257,16 @@ def test_golden_is_the_same_in_small_parts(preset, monkeypatch):
     assert (TMAC.golden(p, a, w, psum) == whole).all()
 
 
+@pytest.mark.parametrize("overflow", ["wrap", "saturate"])
+def test_fast_aggregation_is_the_same_in_rows_of_any_number(overflow):
+    p = TMAC.params(rows=4, cols=2, weight_bits=8, acc_bits=26, overflow=overflow, aggregation="fast")
+    rng = np.random.default_rng(6)
+    a, w = rng.integers(-128, 128, (600, 48)), rng.integers(-128, 128, (48, 3))
+    alone = np.concatenate([TMAC.golden(p, a[i : i + 1], w) for i in (0, 255, 256, 599)])
+    assert np.array_equal(TMAC.golden(p, a, w)[[0, 255, 256, 599]], alone)
+    assert np.array_equal(alone[-1:], literal(p, a[-1:], w))
+
+
 def test_quantized_weights_give_the_product_in_the_stated_unit():
     p = TMAC.params(weight_bits=3, table_bits=None)
     name, options = TMAC.weight_format(p)
