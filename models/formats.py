@@ -124,6 +124,9 @@ def get_format(name: str, **options: Any) -> Format:
 # ------------------------------------------------------------------------------------------------- integers
 
 
+HUGE, TINY = 2.0**900, float(np.finfo(np.float64).tiny)
+
+
 @dataclass(frozen=True, kw_only=True)
 class IntFormat:
     """Uniform integers of `bits` bits, 2 to 16.
@@ -131,10 +134,11 @@ class IntFormat:
     Symmetric: s = clip * amax / largest code, code = round(x / s). Signed codes lie in [-2^(b-1), 2^(b-1)-1], unsigned
     ones in [0, 2^b-1] and then x must not be negative. Asymmetric: the range [clip * min(x, 0), clip * max(x, 0)] is
     divided into 2^b - 1 steps, zero point = round(-low / s) + lowest code, code = round(x / s) + zero point; zero is
-    exact. A group of zeros has scale 1. Codes outside the range saturate (only `clip`, -2^(b-1) of rounding and scales
-    that were rounded down lead there). Quotients are formed in float64, then rounded as `rounding` says: nearest_even,
-    nearest_away, floor, truncate (or toward_zero), or stochastic with `rng`, a seed (the same draws at every call) or a
-    numpy Generator. Zero points round to nearest even and saturate as codes do.
+    exact. A group of zeros has scale 1. Codes outside the range saturate (only `clip`, -2^(b-1) of rounding, code and
+    zero point both rounded up, and scales that were rounded down lead there). Quotients are formed in float64, x times
+    the number of steps over their span, then rounded as `rounding` says: nearest_even, nearest_away, floor, truncate
+    (or toward_zero), or stochastic with `rng`, a seed (the same draws at every call) or a numpy Generator. Zero points
+    round to nearest even and saturate as codes do.
 
     Hardware scales: with `scale_bits`, 1 to 16, the groups' scales are the integers 1 to 2^scale_bits - 1 nearest to
     them in units of one real `step` in each slice along the other axes, the best of 16 in one octave by the scales'
@@ -177,10 +181,12 @@ class IntFormat:
         rows = rows_of(values, axis)
         blocks = rows.reshape(-1, group)
         low, high = (end.reshape(len(rows), -1) for end in extremes(blocks))
-        numbers, step = self._units(self._real_scales(low, high))
+        spans = self._spans(low, high)
+        numbers, step = self._units(spans / self._levels)
         scale = numbers * step
-        zero = np.zeros(scale.shape) if self.symmetric else self._zero_points(np.minimum(low, 0.0) * self.clip / scale)
-        codes = self._codes(blocks, scale.reshape(-1, 1), zero.reshape(-1, 1))
+        over = self.quotient(spans if self.scale_bits is None else None, scale)
+        zero = np.zeros(scale.shape) if self.symmetric else self._zero_points(np.minimum(low, 0.0) * self.clip, *over)
+        codes = self._codes(blocks, *(each.reshape(-1, 1) for each in (*over, zero)))
         whole = partial(from_rows, like=values, axis=axis)
         joined, steps = whole(codes), whole(step)
         offsets = None if self.symmetric else whole(zero).astype(np.int64)
@@ -195,13 +201,30 @@ class IntFormat:
             integers=joined if plain else whole(_integers(codes, numbers.reshape(-1, 1), zero.reshape(-1, 1))),
             step=steps if steps.shape[axis] == 1 else np.repeat(steps, group, axis),
             scale_codes=None if self.scale_bits is None else whole(numbers).astype(np.int64),
+            spans=whole(spans) if self.scale_bits is None else None,
         )
 
-    def _real_scales(self, low: Floats, high: Floats) -> Floats:
-        """[R, G] of the least and greatest values, 0 for groups of zeros."""
+    @property
+    def _levels(self) -> int:
+        """Scales that a group's span is worth, n."""
+        return self.code_range[1] if self.symmetric else (1 << self.bits) - 1
+
+    def _spans(self, low: Floats, high: Floats) -> Floats:
+        """What `_levels` scales span [R, G], of the least and greatest values; 0 for groups of zeros."""
         if self.symmetric:
-            return np.maximum(high, -low) * self.clip / self.code_range[1]
-        return (np.maximum(high, 0.0) * self.clip - np.minimum(low, 0.0) * self.clip) / ((1 << self.bits) - 1)
+            return np.maximum(high, -low) * self.clip
+        return np.maximum(high, 0.0) * self.clip - np.minimum(low, 0.0) * self.clip
+
+    def quotient(self, spans: Floats | None, scale: Floats) -> tuple[Floats, Floats]:
+        """By what values are multiplied and then divided, each of the shape of `scale`, to be counted in scales.
+
+        x n / span is rounded once where x n is exact, so that a tie of such values is one; x / (span / n) may miss it.
+        Where x n could overflow both are smaller by 2^32. Without spans the scale is all there is.
+        """
+        if spans is None:
+            return np.ones(scale.shape), scale
+        n, shrink = self._levels, np.where(spans > HUGE, 2.0**-32, 1.0)
+        return n * shrink, np.where(spans < n * TINY, n * scale, spans) * shrink
 
     def _units(self, scales: Floats) -> tuple[Floats, Floats]:
         """Scales [R, G] as whole numbers of that shape and a step [R, G] or, shared, [R, 1]."""
@@ -209,17 +232,19 @@ class IntFormat:
             return np.ones(scales.shape), positive(scales)
         return _whole_scales(scales, (1 << self.scale_bits) - 1)
 
-    def _zero_points(self, low: Floats) -> Floats:
-        """Of ranges that begin at `low` scales."""
-        points: Floats = np.clip(np.rint(-low) + self.code_range[0], *self.code_range)
+    def _zero_points(self, low: Floats, factor: Floats, divisor: Floats) -> Floats:
+        """Of ranges that begin at `low`, which is not above 0."""
+        points: Floats = np.clip(np.rint(-low * factor / divisor) + self.code_range[0], *self.code_range)
         return points
 
-    def _codes(self, blocks: Floats, scale: Floats, zero: Floats) -> Ints:
-        """Codes [B, g] of blocks [B, g] with scales and zero points [B, 1]."""
+    def _codes(self, blocks: Floats, factor: Floats, divisor: Floats, zero: Floats) -> Ints:
+        """Codes [B, g] of blocks [B, g] with what they are multiplied and divided by and zero points [B, 1]."""
         noise = noise_for(self.rounding, self.rng, blocks.shape)
         codes = np.empty(blocks.shape, dtype=np.int64)
         for run in runs(*blocks.shape):
-            whole = rounded(blocks[run] / scale[run], self.rounding, None if noise is None else noise[run])
+            counted = blocks[run] * factor[run]
+            counted /= divisor[run]
+            whole = rounded(counted, self.rounding, None if noise is None else noise[run])
             whole += zero[run]
             codes[run] = np.clip(whole, *self.code_range, out=whole)
         return codes

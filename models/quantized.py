@@ -52,6 +52,8 @@ class Quantized:
     what `models.minifloats.decode` gives for them, times `tensor_scale` where there is one"""
     tensor_scale: float | None = None
     """second-level scale of the whole array, a float32 (NVFP4)"""
+    spans: Floats | None = None
+    """per group, of integers with real scales: what the scale is an n-th of, before that quotient is rounded"""
     tables: Floats | None = None
     """what codes look up, as the format's class says: levels of each group, code vectors, or lattice bases"""
 

@@ -1,7 +1,9 @@
 """models.formats against ml_dtypes, float64 arithmetic, brute force and the papers' tables."""
 
 import itertools
+import math
 import re
+from fractions import Fraction
 
 import ml_dtypes
 import numpy as np
@@ -919,3 +921,37 @@ def test_apot_clips_at_the_scale():
 
 def test_registry_gives_integers_of_the_name():
     assert get_format("int6", group=4) == IntFormat(bits=6, group=4)
+
+
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("rounding", ["nearest_even", "nearest_away", "toward_zero", "floor"])
+@pytest.mark.parametrize("bits", [2, 4, 7])
+def test_integer_codes_of_halves_are_those_of_exact_quotients(bits, rounding, symmetric):
+    """Of FP16 values, whose products with the number of steps are exact: ties are ties."""
+    rng = np.random.default_rng(bits)
+    x = (rng.integers(-(1 << 8), 1 << 8, (400, 24)) * 2.0 ** rng.integers(-3, 1, (400, 1))).astype(np.float16)
+    q = get_format(f"int{bits}", symmetric=symmetric, rounding=rounding).quantize(x, axis=-1)
+    steps = (1 << bits) - 1 if not symmetric else (1 << bits - 1) - 1
+    ties = 0
+    for row, codes, zero in zip(x, q.codes, np.zeros((len(x), 1)) if symmetric else q.offsets, strict=True):
+        values = [Fraction(float(v)) for v in row]
+        low, high = min(*values, 0), max(*values, 0)
+        span = max(high, -low) if symmetric else high - low
+        quotients = [v * steps / span for v in values]
+        ties += sum(v.denominator == 2 for v in quotients)
+        start = 0 if symmetric else round(-low * steps / span) - (1 << bits - 1)
+        assert zero[0] == start
+        limits = (-(1 << bits - 1), (1 << bits - 1) - 1)
+        assert codes.tolist() == [min(max(_whole(v, rounding) + start, limits[0]), limits[1]) for v in quotients]
+    assert ties > 20
+
+
+def _whole(v, rounding):
+    match rounding:
+        case "nearest_even":
+            return round(v)
+        case "nearest_away":
+            return math.copysign(math.floor(abs(v) + Fraction(1, 2)), v)
+        case "toward_zero":
+            return math.trunc(v)
+    return math.floor(v)

@@ -58,5 +58,5 @@ def _merged(one: Quantized, other: Quantized, better: NDArray[np.bool_]) -> Quan
     def pick(a: Any, b: Any) -> Any:
         return None if a is None else np.where(np.repeat(better, a.shape[0] // better.shape[0], axis=0), b, a)
 
-    names = ("codes", "scales", "offsets", "integers", "step", "scale_codes")
+    names = ("codes", "scales", "offsets", "integers", "step", "scale_codes", "spans")
     return dataclasses.replace(one, **{name: pick(getattr(one, name), getattr(other, name)) for name in names})

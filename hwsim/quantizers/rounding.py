@@ -96,7 +96,9 @@ def _integers(q: Quantized) -> NearestIn:
 
     def nearest(k: int, x: Floats) -> Rounded:
         g = k // q.group
-        codes = np.clip(rounded(x / q.scales[g], f.rounding, None) + zeros[g], *f.code_range).astype(np.int64)
+        factor, divisor = f.quotient(None if q.spans is None else q.spans[g], q.scales[g])
+        whole = rounded(x * factor / divisor, f.rounding, None) + zeros[g]
+        codes = np.clip(whole, *f.code_range).astype(np.int64)
         return _scaled(q, k, codes, numbers[g] * (codes - zeros[g]))
 
     return nearest
