@@ -124,7 +124,7 @@ def get_format(name: str, **options: Any) -> Format:
 # ------------------------------------------------------------------------------------------------- integers
 
 
-HUGE, TINY = 2.0**900, float(np.finfo(np.float64).tiny)
+TINY = float(np.finfo(np.float64).tiny)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,12 +219,12 @@ class IntFormat:
         """By what values are multiplied and then divided, each of the shape of `scale`, to be counted in scales.
 
         x n / span is rounded once where x n is exact, so that a tie of such values is one; x / (span / n) may miss it.
-        Where x n could overflow both are smaller by 2^32. Without spans the scale is all there is.
+        No product overflows: values are below LARGEST. Without spans the scale is all there is.
         """
         if spans is None:
             return np.ones(scale.shape), scale
-        n, shrink = self._levels, np.where(spans > HUGE, 2.0**-32, 1.0)
-        return n * shrink, np.where(spans < n * TINY, n * scale, spans) * shrink
+        n = np.full(scale.shape, float(self._levels))
+        return n, np.where(spans < n * TINY, n * scale, spans)
 
     def _units(self, scales: Floats) -> tuple[Floats, Floats]:
         """Scales [R, G] as whole numbers of that shape and a step [R, G] or, shared, [R, 1]."""
