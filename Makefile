@@ -31,7 +31,7 @@ docs: demo
 	$(BIN)/python docs/cycles.py > docs/cycles.md
 	$(BIN)/python docs/digits.py > docs/digits.md
 	$(BIN)/python docs/fp16.py > docs/fp16.md
-	for family in integer lut shiftadd; do $(BIN)/hwsim compare --family $$family --out docs/$$family || exit; done
+	for family in integer lut shiftadd accuracy; do $(BIN)/hwsim compare --family $$family --out docs/$$family || exit; done
 	$(BIN)/python -m benchmarks --markdown docs/benchmarks.md
 
 lint: .venv

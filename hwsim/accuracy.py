@@ -12,6 +12,7 @@ import numpy as np
 
 from hwsim.networks import get_network
 from hwsim.networks.network import Network, float_arithmetic
+from hwsim.networks.outliers import planted
 from hwsim.options import parse_options
 from hwsim.quantize import QuantizedNetwork, engine_formats, layer_errors, quantize_network
 from hwsim.quantizers import get_quantizer
@@ -44,6 +45,8 @@ class Choice:
     """seeds, from `seed` on, of a transform that draws random numbers"""
     text_bytes: int | None = None
     """of held-out text that a language model is judged on; None leaves the network's own choice"""
+    outliers: str | None = None
+    """planted into the network first, as `hwsim.networks.outliers.planted` takes them; None plants none"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +60,7 @@ class Answer:
     mean: dict[str, float]
     """of each metric over the draws"""
     float_metrics: dict[str, float]
+    """before any quantization, planted outliers included"""
     layer_errors: dict[str, float]
     """weight -> relative error of its layer's output over the calibration inputs, of the first draw"""
     bits_per_weight: float
@@ -78,7 +82,7 @@ def measure(choice: Choice, progress: Callable[[str], None] = lambda _text: None
     kept = parse_format(_asymmetric(choice.cache)) if choice.cache else None
     quantizer = get_quantizer(choice.quantizer)
     progress(f"loading {choice.network}")
-    network = _network(choice.network, choice.seed, choice.text_bytes)
+    network = _network(choice.network, choice.seed, choice.text_bytes, choice.outliers)
     draws = choice.draws if is_random(choice.transform) else 1
     reached, first = [], None
     for seed in range(choice.seed, choice.seed + draws):
@@ -115,9 +119,10 @@ def measure(choice: Choice, progress: Callable[[str], None] = lambda _text: None
 
 
 @lru_cache(maxsize=1)
-def _network(name: str, seed: int, text_bytes: int | None) -> Network:
+def _network(name: str, seed: int, text_bytes: int | None, outliers: str | None) -> Network:
     options = {} if text_bytes is None else {"text_bytes": text_bytes}
-    return get_network(name, seed=seed, **options)
+    network = get_network(name, seed=seed, **options)
+    return network if outliers is None else planted(network, outliers, seed=seed)
 
 
 @lru_cache(maxsize=5)

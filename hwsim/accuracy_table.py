@@ -69,35 +69,22 @@ class Published:
 
 LLAMA2_7B = 5.47
 """WikiText-2 perplexity of LLaMA-2-7B in FP16, as QuaRot and FlatQuant give it"""
+FLATQUANT = "FlatQuant (Sun et al. 2024), WikiText-2 perplexities of LLaMA"
+
+
+def _published(name: str, transform: str, quantizer: str, perplexity: float) -> Published:
+    source = FLATQUANT if transform == "flatquant" else f"{name}, as in {FLATQUANT}"
+    return Published(
+        source=source, scheme="W4A4", transform=transform, quantizer=quantizer, ratio=perplexity / LLAMA2_7B
+    )
+
+
 PUBLISHED = (
-    Published(
-        source="SmoothQuant, as QuaRot (Ashkboos et al. 2024), table 1, has it",
-        scheme="W4A4",
-        transform="smoothquant",
-        quantizer="rtn",
-        ratio=83.12 / LLAMA2_7B,
-    ),
-    Published(
-        source="QuaRot (Ashkboos et al. 2024)",
-        scheme="W4A4",
-        transform="quarot",
-        quantizer="rtn",
-        ratio=8.56 / LLAMA2_7B,
-    ),
-    Published(
-        source="QuaRot (Ashkboos et al. 2024)",
-        scheme="W4A4",
-        transform="quarot",
-        quantizer="gptq",
-        ratio=6.10 / LLAMA2_7B,
-    ),
-    Published(
-        source="FlatQuant (Sun et al. 2024)",
-        scheme="W4A4",
-        transform="flatquant",
-        quantizer="rtn",
-        ratio=5.78 / LLAMA2_7B,
-    ),
+    _published("SmoothQuant", "smoothquant", "rtn", 83.12),
+    _published("QuaRot", "quarot", "rtn", 8.56),
+    _published("QuaRot", "quarot", "gptq", 6.10),
+    _published("FlatQuant", "flatquant", "rtn", 5.79),
+    _published("FlatQuant", "flatquant", "gptq", 5.78),
 )
 
 

@@ -580,6 +580,9 @@ def accuracy(
     text_bytes: Annotated[
         int | None, typer.Option(metavar="N", help="of held-out text that a language model is judged on")
     ] = None,
+    outliers: Annotated[
+        str | None, typer.Option(metavar="OPTIONS", help="to plant first, the function kept: factor=64,channels=2")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Quantize a network: its end metric, each layer's relative output error, and what the transform costs online."""
@@ -597,13 +600,15 @@ def accuracy(
         seed=seed,
         draws=draws,
         text_bytes=text_bytes,
+        outliers=outliers,
     )
     with _status() as progress:
         answer = measure(choice, progress)
     if as_json:
         _print_json({"choice": choice, **_plain(answer)})
         return
-    how = f"{network}: weights {weights}, activations {activations}, {transform}, {quantizer}"
+    planted = "" if outliers is None else f" with planted outliers ({outliers})"
+    how = f"{network}{planted}: weights {weights}, activations {activations}, {transform}, {quantizer}"
     rows = [
         [name, f"{value:.4f}", f"{answer.float_metrics[name]:.4f}", *_spread(answer, name)]
         for name, value in answer.metrics.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hwsim.files import os_errors, require_file
 from models.catalog import UNITS, unit
+from models.floats import HALF_BITS
 from models.unit import InputError, Kind, nearest, require
 
 MAX_BYTES = 1_000_000
@@ -25,6 +27,9 @@ NAME = r"[a-z0-9][a-z0-9._-]{0,63}"
 FORMATS = {f"W{w}A{a}": (w, a) for w in range(8, 0, -1) for a in (*range(8, 1, -1), 16)} | {"W16A16": (16, 16)}
 """name -> bits of weights and activations; 16 is FP16"""
 
+ACTIVATIONS = ("asymmetric", "symmetric")
+"""integer activations: with a zero point a token, or without one"""
+
 Value = bool | int | str
 Key = tuple[str | int, ...]
 """the way to a value: names of mappings and indices of sequences"""
@@ -35,7 +40,7 @@ class Point:
     """One design point: a network quantized in one way, run on one engine.
 
     `params` holds the engine's parameters as the sweep file sets them, sorted by name; the engine takes `weight_bits`
-    and `act_bits` from the format.
+    and `act_bits` from the format. `activations` says whether integer ones have a zero point a token.
     """
 
     network: str
@@ -46,6 +51,7 @@ class Point:
     unit: str
     params: tuple[tuple[str, Value], ...] = ()
     quantizer: str = "rtn"
+    activations: str = "asymmetric"
 
     @property
     def format(self) -> str:
@@ -58,9 +64,11 @@ class Point:
 
     @property
     def label(self) -> str:
-        """Engine, format, transform and quantizer (round to nearest goes without saying): the point in its study."""
+        """Engine, format, transform, quantizer and activations: the point in its study. What goes without saying is
+        left out, round to nearest and asymmetric."""
         quantizer = "" if self.quantizer == "rtn" else f" {self.quantizer}"
-        return f"{self.engine} {self.format} {self.transform}{quantizer}"
+        activations = "" if self.activations == ACTIVATIONS[0] else f" {self.activations}"
+        return f"{self.engine} {self.format} {self.transform}{quantizer}{activations}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
@@ -109,6 +117,11 @@ def _format_name(name: str) -> str:
     return name
 
 
+def _activations(name: str) -> str:
+    require(name in ACTIVATIONS, f"{_short(name)} is not {' or '.join(ACTIVATIONS)}; {nearest(name[:64], ACTIVATIONS)}")
+    return name
+
+
 def _chosen(text: str) -> str:
     """A name with options, as `hwsim.options` reads it, or several joined by +."""
     fits = re.fullmatch(r"[a-z0-9][A-Za-z0-9._:=,+-]{0,255}", text)
@@ -142,7 +155,10 @@ class Engine(BaseModel):
 
 
 class Study(BaseModel):
-    """A sweep file: every format with every transform and quantizer on every engine."""
+    """A sweep file: every format with every transform, quantizer and kind of activations on every engine.
+
+    Where activations are floats (A16, or of the engine's own format) they take part once.
+    """
 
     model_config = _STRICT
     name: _Name
@@ -153,6 +169,9 @@ class Study(BaseModel):
     quantizers: Annotated[tuple[_Chosen, ...], AfterValidator(_distinct)] = Field(
         min_length=1, max_length=1000, default=("rtn",)
     )
+    activations: Annotated[
+        tuple[Annotated[str, AfterValidator(_activations)], ...], AfterValidator(_distinct), _Choices
+    ] = ACTIVATIONS[:1]
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
 
     def points(self) -> tuple[Point, ...]:
@@ -170,12 +189,18 @@ class Study(BaseModel):
                 unit=engine.unit,
                 params=tuple(sorted(engine.params.items())),
                 quantizer=quantizer,
+                activations=activations,
             )
             for transform, quantizer, engine, name in itertools.product(
                 self.transforms, self.quantizers, self.engines, self.formats
             )
             if engine.formats is None or name in engine.formats
+            for activations in (ACTIVATIONS[:1] if _float_activations(engine.unit, name) else self.activations)
         )
+
+
+def _float_activations(engine: str, format_name: str) -> bool:
+    return FORMATS[format_name][1] == HALF_BITS or unit(engine).has_act_format
 
 
 def load_study(path: Path) -> Study:
@@ -195,7 +220,8 @@ def load_study(path: Path) -> Study:
             place = document.place(("engines", index, "formats", entry))
             rule = f"{place}: {name} is not among the study's formats"
             require(name in study.formats, f"{rule}; {nearest(name, study.formats)}")
-    count = len(study.formats) * len(study.transforms) * len(study.quantizers) * len(study.engines)
+    axes = (study.formats, study.transforms, study.quantizers, study.activations, study.engines)
+    count = math.prod(map(len, axes))
     require(count <= MAX_POINTS, f"{path}: {count} points; {MAX_POINTS} at most")
     return study
 

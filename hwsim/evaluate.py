@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from hwsim.config import Point
+from hwsim.config import ACTIVATIONS, Point
 from hwsim.energy import energy_by_kind_pj, energy_pj
 from hwsim.metrics import NETWORK_METRICS
 from hwsim.transforms.maps import Cost
 from models.catalog import unit
 from models.floats import HALF_BITS, ActFormat
+from models.formats import IntFormat
 from models.unit import Kind, Op, Timing, Unit, require
 
 SPREAD_SEEDS = 5
@@ -55,6 +56,8 @@ def check(point: Point) -> dict[str, dict[str, Any]]:
     from models.unit import fields_of, nearest
 
     params = engine_params(point)
+    known = " or ".join(ACTIVATIONS)
+    require(point.activations in ACTIVATIONS, f"activations {point.activations!r} are not {known}")
     require(point.network in NETWORKS, f"no network {point.network!r}; {nearest(point.network, NETWORKS)}")
     name, options = unit(point.unit).weight_format(params)
     get_format(name, **options)
@@ -69,9 +72,10 @@ def check(point: Point) -> dict[str, dict[str, Any]]:
 def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:
     """All metrics of the point by their names in `hwsim.metrics`, and `ops`: the energy in pJ by kind of operation.
 
-    Cycles and energy are of the network's workload. Engine and transform units run one after the other, at the clock of
-    the slowest; all are in cycles, energy and area. What stands outside them (zero-point correction, scales, bias,
-    activation functions, layers kept in float) is in none of the three. `liberty` replaces the built-in cell library.
+    Cycles and energy are of the network's workload. Activations are FP16 between layers. Quantizers, transform units
+    and the engine run one after the other, at the clock of the slowest; all are in cycles, energy and area. What stands
+    outside them (zero-point correction, scales, bias, activation functions, layers kept in float, a transform's clip,
+    conversion to FP16 or to block floats) is in none of the three. `liberty` replaces the built-in cell library.
     """
     params = engine_params(point)
     numbers, work = _accuracy(point, params)
@@ -95,7 +99,7 @@ def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], Any]:
     from hwsim.transforms import is_random, prepare
 
     network = _network(point)
-    weights, activations = engine_formats(params)
+    weights, activations = engine_formats(params, act_symmetric=point.activations == "symmetric")
     reached, quantized = [], None
     for seed in range(point.seed, point.seed + (SPREAD_SEEDS if is_random(point.transform) else 1)):
         drawn = quantize_network(
@@ -120,24 +124,60 @@ def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], Any]:
     return numbers, work_of(quantized)
 
 
-Runs = Mapping[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]
+Runs = dict[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]
 """role -> unit, params, timing and operations of everything it does"""
 
+QUANTIZER_LANES = 8
+"""activations that become codes in a cycle"""
 
-def _runs(engine: Unit, params: Any, work: Any) -> dict[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]:
-    """The engine, and one unit of each kind and size that the transform's maps need."""
+
+def _runs(engine: Unit, params: Any, work: Any) -> Runs:
+    """The engine, one unit of each kind and size that the transform's maps need, and their quantizers."""
     runs = {"engine": (engine, params, [_run(engine, params, shape) for shape in work.products])}
-    roles: dict[Any, str] = {}
     for m, rows, channels in work.maps:
         needed = m.hardware()
         if needed is None and m.cost(channels) == Cost():
             continue  # wiring
         require(needed is not None, f"no unit computes {m!r} online; `hwsim accuracy` shows what it does to a network")
         entry = unit(needed[0])
-        made = entry.params(**needed[1])
-        role = roles.setdefault(made, "transform" + (str(len(roles) + 1) if roles else ""))
-        runs.setdefault(role, (entry, made, []))[2].append(_run(entry, made, {"M": rows, "K": channels}))
+        _add(runs, "transform", entry, entry.params(**needed[1]), {"M": rows, "K": channels})
+    for made, shape in quantizers(work):
+        _add(runs, "quantizer", unit("quantizer"), made, shape)
     return runs
+
+
+def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
+    """Params of the unit, and the shape of its run, for everything in `work.codes` that becomes integers. Engines that
+    take floats need none.
+
+    Values come as FP16 out of memory, or as the integers that a transform's unit puts out. All tokens of one kind share
+    a unit whose group holds the longest.
+    """
+    entry, most = unit("quantizer"), {}
+    coded = [(_encoding(fmt, before), *shape) for fmt, before, *shape in work.codes if isinstance(fmt, IntFormat)]
+    for values, _, channels in coded:
+        most[values] = max(most.get(values, 0), -(-channels // QUANTIZER_LANES) * QUANTIZER_LANES)
+    for values, rows, channels in coded:
+        made = entry.params(group=most[values], **dict(values))
+        yield made, entry.module.token_run(made, rows, channels)
+
+
+def _encoding(fmt: IntFormat, before: Any) -> tuple[tuple[str, Any], ...]:
+    """Params of the quantizer, less its group."""
+    values: dict[str, Any] = {"act_format": "fp16"}
+    if before is not None:
+        name, params = before.hardware()
+        values = {"in_bits": unit(name).params(**params).out_bits}
+    values |= {"lanes": QUANTIZER_LANES, "bits": fmt.bits, "zero_points": not fmt.symmetric}
+    return tuple(values.items())
+
+
+def _add(runs: Runs, role: str, entry: Unit, params: Any, shape: Mapping[str, int]) -> None:
+    """One more run of the unit of these params; units of a role are numbered from the second on."""
+    same = [name for name, (_, made, _) in runs.items() if name.startswith(role) and made == params]
+    count = sum(name.startswith(role) for name in runs)
+    name = same[0] if same else role + (str(count + 1) if count else "")
+    runs.setdefault(name, (entry, params, []))[2].append(_run(entry, params, shape))
 
 
 def _run(entry: Unit, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:
@@ -173,8 +213,16 @@ def _cost(runs: Runs, synthesised: Mapping[str, Any], batch: int) -> dict[str, A
         "latency_us": total * delay / 1000,
         "throughput_gmacs": throughput,
         "area_at_equal_throughput_um2": area / throughput,
-        "transform_area_um2": area - synthesised["engine"].area_um2,
-        "transform_cycles": total - cycles["engine"],
+        **_share("transform", synthesised, cycles),
+        **_share("quantizer", synthesised, cycles),
         "macs": macs,
         "ops": energy_by_kind_pj(ops),
+    }
+
+
+def _share(role: str, synthesised: Mapping[str, Any], cycles: Mapping[str, int]) -> dict[str, Any]:
+    """Area and cycles of all units of a role; 0 where there is none."""
+    return {
+        f"{role}_area_um2": sum((r.area_um2 for name, r in synthesised.items() if name.startswith(role)), 0.0),
+        f"{role}_cycles": sum(count for name, count in cycles.items() if name.startswith(role)),
     }

@@ -130,8 +130,8 @@ METRICS = {
             title="cycles",
             unit="cycles",
             direction=Direction.MIN,
-            description="Clock cycles of all linear layers over one batch (the network's workload), with transforms: "
-            "stall-free, compute only, no memory.",
+            description="Clock cycles of all linear layers over one batch (the network's workload), with transforms "
+            "and quantizers: stall-free, compute only, no memory.",
             format=",d",
             kind=int,
         ),
@@ -149,7 +149,8 @@ METRICS = {
             title="energy per inference",
             unit="pJ",
             direction=Direction.MIN,
-            description="Energy of the counted operations of one inference, transforms included, without memories.",
+            description="Energy of the counted operations of one inference, with transforms and quantizers, without "
+            "memories.",
             format=",.0f",
         ),
         Metric(
@@ -157,7 +158,8 @@ METRICS = {
             title="area",
             unit="µm²",
             direction=Direction.MIN,
-            description="Cell area of engine and transform unit, synthesised from the RTL of this point; no wires.",
+            description="Cell area of engine, transform units and quantizers, synthesised from the RTL of this point; "
+            "no wires.",
             format=",.0f",
         ),
         Metric(
@@ -173,7 +175,7 @@ METRICS = {
             title="delay",
             unit="ns",
             direction=Direction.MIN,
-            description="Longest path between registers of the slower of engine and transform unit; no wires.",
+            description="Longest path between registers of the slowest of these units; no wires.",
             format=".3f",
         ),
         Metric(
@@ -214,7 +216,7 @@ METRICS = {
             title="transform area",
             unit="µm²",
             direction=Direction.MIN,
-            description="Cell area of the unit that transforms the activations; 0 without a transform.",
+            description="Cell area of the units that transform the activations; 0 without a transform.",
             format=",.0f",
         ),
         Metric(
@@ -222,7 +224,25 @@ METRICS = {
             title="transform cycles",
             unit="cycles",
             direction=Direction.MIN,
-            description="Clock cycles of that unit over one batch; 0 without a transform.",
+            description="Clock cycles of those units over one batch; 0 without a transform.",
+            format=",d",
+            kind=int,
+        ),
+        Metric(
+            name="quantizer_area_um2",
+            title="quantizer area",
+            unit="µm²",
+            direction=Direction.MIN,
+            description="Cell area of the units that turn activations into codes, with a buffer for the longest "
+            "token; 0 where the engine takes floats.",
+            format=",.0f",
+        ),
+        Metric(
+            name="quantizer_cycles",
+            title="quantizer cycles",
+            unit="cycles",
+            direction=Direction.MIN,
+            description="Clock cycles of those units over one batch.",
             format=",d",
             kind=int,
         ),

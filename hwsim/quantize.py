@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from hwsim.networks.network import Arithmetic, float_arithmetic, linear, linear_bias, require_width
 from hwsim.quantizers.parts import Part, Problem, Quantizer
 from hwsim.simulate import is_float
-from hwsim.transforms.maps import Map, with_worth
+from hwsim.transforms.maps import Hadamard, Map, with_worth
 from hwsim.transforms.plan import Clip, Prepared, inputs, spaced
 from models.catalog import unit_of
 from models.floats import half_of
@@ -90,7 +90,7 @@ class QuantizedNetwork:
         return self.arithmetic(EMULATED)
 
     def arithmetic(self, way: Way) -> Arithmetic:
-        """Linear layers computed in this way; caches are quantized."""
+        """Linear layers computed in this way; caches and states with static integers are quantized."""
         return Arithmetic(project=lambda group, x: self._project(group, x, way), state=self._state)
 
     @property
@@ -106,8 +106,7 @@ class QuantizedNetwork:
         if group not in self.products:
             return tuple(linear(network, name, x) for name in readers)
         require_width(network, group, x)
-        require(bool(np.isfinite(x).all()), f"{network.name}, {group}: its activations are not all finite")
-        y, worth = x, np.ones((len(x), 1))
+        y, worth = halves(x, f"{network.name}, {group}"), np.ones((len(x), 1))
         for m in self.prepared.maps.get(group, ()):
             y, worth = way.turn(m, y * worth)
         held = Codes(y, worth, way.encode)
@@ -117,13 +116,35 @@ class QuantizedNetwork:
         )
 
     def _state(self, name: str, x: Floats) -> Floats:
-        if name not in self.cached_states or self.cache is None:
+        read = self._read(name)
+        if read is None:
             return x
+        require(bool(np.isfinite(x).all()), f"{self.prepared.network.name}, {name}: its values are not all finite")
         maps = self.prepared.states.get(name, ())
         turned = reduce(lambda v, m: m.apply(v), maps, x)
+        return reduce(lambda v, m: m.undo(v), reversed(maps), read(turned))
+
+    def _read(self, name: str) -> Callable[[Floats], Floats] | None:
+        """What a state's values, after its maps, are read back as; None where it stays in float."""
+        if name in self.prepared.static:
+            return self.prepared.static[name].rounded
+        if name not in self.cached_states or self.cache is None:
+            return None
         fmt = clipped(self.cache, self.prepared.clips.get(name))
-        read = fmt.quantize(turned, axis=-1).dequantize()
-        return reduce(lambda v, m: m.undo(v), reversed(maps), read)
+        return lambda v: fmt.quantize(v, axis=-1).dequantize()
+
+
+def halves(x: Floats, where: str) -> Floats:
+    """Activations as they lie in memory between layers: FP16, rounded to nearest even. InputError beyond its range."""
+    with np.errstate(over="ignore"):
+        rounded = x.astype(np.float16).astype(np.float64)
+    require(bool(np.isfinite(x).all()), f"{where}: its activations are not all finite")
+    rule = f"{where}: activations lie in memory as FP16, up to {LARGEST_HALF}"
+    require(bool(np.isfinite(rounded).all()), f"{rule}, and one is {np.abs(x).max():.3g}")
+    return rounded
+
+
+LARGEST_HALF = float(np.finfo(np.float16).max)
 
 
 class Codes:
@@ -149,7 +170,7 @@ class Codes:
             return self._encode(fmt, y * self.worth)
         q = self._encode(fmt, y)
         step = None if q.step is None else q.step * self.worth
-        return replace(q, scales=q.scales * self.worth, step=step)
+        return replace(q, scales=q.scales * self.worth, step=step, spans=None)
 
 
 def _sum(held: Codes, parts: tuple[Product, ...], outputs: int, multiply: Any) -> Floats:
@@ -334,14 +355,15 @@ class Work:
     operands hold, what they need to know of these operands"""
     maps: tuple[tuple[Map, int, int], ...]
     """online map, M, K"""
-    codes: tuple[tuple[Format, Map | None, int, int], ...]
-    """activations that became codes: format, the map whose unit they come from (None: no unit), M, K"""
+    codes: tuple[tuple[Format, Hadamard | None, int, int], ...]
+    """activations that became codes, of a unit that maps them or of the engine: format, the map whose unit they come
+    from (None: FP16 out of memory), M, K"""
 
 
 def work_of(quantized: QuantizedNetwork) -> Work:
     """What one forward pass over the network's workload does on the engine."""
     products, maps, codes = [], [], []
-    last: list[Map | None] = [None]
+    last: list[Hadamard | None] = [None]
 
     def multiply(product: Product, q: Quantized) -> Floats:
         entry = unit_of(product.params)
@@ -350,7 +372,9 @@ def work_of(quantized: QuantizedNetwork) -> Work:
 
     def turn(m: Map, x: Floats) -> tuple[Floats, Floats]:
         maps.append((m, *x.shape))
-        last[0] = m if m.hardware() is not None else last[0]
+        if isinstance(m, Hadamard):
+            codes.append((m.in_format, last[0], *x.shape))
+            last[0] = m
         return with_worth(m, x, on_unit=True)
 
     def encode(fmt: Format, x: Floats) -> Quantized:

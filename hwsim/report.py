@@ -24,7 +24,7 @@ MAX_TEXT = 100_000
 """characters shown of the study's text, which a sweep file of many engines makes long"""
 MAX_MESSAGE = 200
 """characters shown of a failed point's message"""
-WORDS = ("engine", "format", "transform", "quantizer")
+WORDS = ("engine", "format", "transform", "quantizer", "activations")
 """what names a point within its study"""
 
 APPROXIMATIONS = (
@@ -32,9 +32,10 @@ APPROXIMATIONS = (
     "silicon is larger and slower.",
     "With the built-in cell library, cell areas are published ones and delays follow from logical effort. A Liberty "
     "file given with --liberty takes its place.",
-    "Cycles are stall-free and compute-only: operands are taken to arrive in time. Engine and transform unit take "
-    "turns, at the clock of the slower.",
-    "Zero-point correction, scales, bias and activation functions are in the accuracy, in no cycle, area or energy.",
+    "Cycles are stall-free and compute-only: operands are taken to arrive in time. Quantizers, transform units and "
+    "engine take turns, at the clock of the slowest.",
+    "Activations are FP16 between layers. Zero-point correction, scales, bias, activation functions and a transform's "
+    "clip are in the accuracy, in no cycle, area or energy; so is the conversion of FP16 to an engine's own floats.",
     "Energy is a count of operations times a published energy of each (45 nm): arithmetic and registers, no memories, "
     "no wires, no clock. It compares engines; it does not predict a chip.",
 )

@@ -23,7 +23,7 @@ from models.unit import InputError, require
 
 APPLICATION_ID = 0x6877736D
 """`hwsm`, in the SQLite header: this file is ours"""
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 DONE, FAILED = "done", "failed"
 
 
@@ -52,6 +52,7 @@ COLUMNS = (
     Column("act_bits", "act_bits", "INTEGER"),
     Column("transform", "transform", "TEXT"),
     Column("quantizer", "quantizer", "TEXT"),
+    Column("activations", "activations", "TEXT"),
     Column("status", "status", "TEXT"),
     Column("message", "message", "TEXT"),
     *(Column(m.column, m.name, "INTEGER" if m.kind is int else "REAL") for m in METRICS.values()),
@@ -271,7 +272,7 @@ def _are_params(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, (bool, int, str)) for v in value.values())
 
 
-_NAMING = ("key", "label", "network", "engine", "unit", "format", "transform", "quantizer")
+_NAMING = ("key", "label", "network", "engine", "unit", "format", "transform", "quantizer", "activations")
 """texts that every point has"""
 
 

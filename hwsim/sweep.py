@@ -334,6 +334,7 @@ def _row(key: str, point: Point, outcome: Mapping[str, Any], made_of: Mapping[st
         "act_bits": point.act_bits,
         "transform": point.transform,
         "quantizer": point.quantizer,
+        "activations": point.activations,
         "status": outcome["status"],
         "message": outcome["message"],
         **outcome["metrics"],

@@ -112,6 +112,20 @@ def test_formats_are_parsed_with_their_options():
     assert parse_format("int4:rounding=toward_zero").rounding == "toward_zero"
 
 
+def test_planted_outliers_change_the_quantized_network_alone():
+    """Factors of two: the float network's metrics are the same to the last bit, and the answer says what was done."""
+    common = {"network": "pylm", "weights": "int8", "activations": "int4", "text_bytes": 1024}
+    plain, planted = (measure(Choice(**common, outliers=text)) for text in (None, "factor=256,channels=2"))
+    assert planted.float_metrics == plain.float_metrics
+    assert planted.metrics["perplexity"] > 1.5 * plain.metrics["perplexity"]
+    assert planted.notes[0].startswith("outliers planted: 2 channels of layers.0.attention")
+    assert not plain.notes
+    seeds = [
+        measure(Choice(**common, outliers=text, seed=2)) for text in ("factor=256,channels=2,seed=1", "factor=256")
+    ]
+    assert seeds[0].metrics == planted.metrics != seeds[1].metrics
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
@@ -137,6 +151,13 @@ def test_formats_are_parsed_with_their_options():
         ({"quantizer": "gptq:act_ordr=true"}, "did you mean 'act_order'"),
         ({"engine": "systolic", "settings": {"row": 4}}, "did you mean 'rows'"),
         ({"text_bytes": 4096}, "belongs to language models"),
+        ({"outliers": "factor=64"}, "digits-mlp has no group with a norm or product before it"),
+        ({"outliers": "factor"}, "option --outliers: 'factor' is no NAME=VALUE"),
+        ({"outliers": ""}, "option --outliers: '' is no NAME=VALUE"),
+        ({"outliers": "channels=2"}, "outliers: 'channels=2' gives no factor, such as factor=64"),
+        ({"outliers": "factor=2,chanels=3"}, "outliers: no option 'chanels'; did you mean 'channels'"),
+        ({"outliers": "factor=2,factor=3"}, "option --outliers: factor is given twice"),
+        ({"outliers": "factor=2,network=x"}, "outliers: no option 'network'"),
         ({"seed": -1}, "seed"),
     ],
 )

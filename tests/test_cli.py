@@ -159,6 +159,18 @@ def test_accuracy_on_an_engine_is_that_of_float64(hwsim):
     assert on["choice"]["engine"] == "systolic"
 
 
+def test_planted_outliers_are_named_wherever_the_result_is_shown(hwsim):
+    given = ("accuracy", "pylm", "--weights", "int8", "--activations", "int8", "--text-bytes", 512)
+    given = (*given, "--outliers", "factor=64,channels=2")
+    answer = json.loads(hwsim(*given, "--json")[1])
+    assert answer["choice"]["outliers"] == "factor=64,channels=2"
+    assert answer["notes"][0].startswith("outliers planted: 2 channels")
+    status, table, _ = hwsim(*given)
+    assert status == 0
+    assert "pylm with planted outliers (factor=64,channels=2)" in " ".join(table.split())
+    assert answer["notes"][0] in table
+
+
 def test_the_accuracy_family_is_written_to_files(hwsim, tmp_path, monkeypatch):
     monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "cache"))
     out = tmp_path / "accuracy"
@@ -175,6 +187,8 @@ MISTAKES = [
     ((*DIGITS, "--quantizer", "ternary"), "that is a format's own; take quantizer 'rtn' with weights of 'ternary'"),
     ((*DIGITS, "--engine", "lutgem"), "no unit 'lutgem'; did you mean 'lutgemm'?"),
     ((*DIGITS, "--text-bytes", "4096"), "network digits-mlp: no option 'text_bytes'; it belongs to language models"),
+    ((*DIGITS, "--outliers", "factor=64"), "outliers: digits-mlp has no group with a norm or product before it"),
+    ((*DIGITS, "--outliers", "factr=64"), "outliers: no option 'factr'; did you mean 'factor'?"),
     ((*DIGITS, "--cache", "int2:group=0"), "group=0 must be a positive whole number"),
     (("compare", "--family", "integer", "--network", "pylm"), "--network belongs to --family accuracy"),
     (("compare", "--family", "accuracy", "--network", "pilm"), "--network 'pilm': did you mean 'pylm'?"),

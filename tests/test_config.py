@@ -55,6 +55,7 @@ def test_points_are_the_product_in_a_fixed_order(tmp_path):
         "lutgemm W4A8 hadamard",
     ]
     assert points[1] == Point(
+        activations="asymmetric",
         network="digits-mlp",
         seed=1,
         weight_bits=4,
@@ -114,6 +115,24 @@ REFUSALS = [
     ("rows: 4", "'a;b': 4", r"s\.yaml:7: engines\[0\]\.set: 'a;b' is no parameter name"),
     ("[none, hadamard]", "{a", r"s\.yaml:6: not YAML"),
 ]
+
+
+def test_integer_activations_come_in_two_kinds_and_floats_in_one(tmp_path):
+    text = STUDY.replace("W4A8]", "W4A16]") + "activations: [asymmetric, symmetric]\n"
+    text = text.replace("transforms: [none, hadamard]", "transforms: [none]")
+    labels = [p.label for p in load_study(written(tmp_path, text)).points()]
+    assert labels == [
+        "systolic 4x8 WS W8A8 none",
+        "systolic 4x8 WS W8A8 none symmetric",
+        "systolic 4x8 WS W4A16 none",
+        "lutgemm W8A8 none",
+        "lutgemm W8A8 none symmetric",
+        "lutgemm W4A16 none",
+    ]
+    with pytest.raises(
+        InputError, match=r"s.yaml:9: activations.*'symetric' is not asymmetric or symmetric; did you m"
+    ):
+        load_study(written(tmp_path, text.replace(", symmetric]", ", symetric]")))
 
 
 @pytest.mark.parametrize("old, new, message", REFUSALS, ids=[new[:20] for _, new, _ in REFUSALS])

@@ -5,13 +5,14 @@ import pytest
 
 import hwsim.synth
 from hwsim.config import Point
-from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate
+from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate, quantizers
 from hwsim.metrics import METRICS
 from hwsim.networks import get_network
-from hwsim.quantize import engine_formats, quantize_network
+from hwsim.quantize import engine_formats, quantize_network, work_of
 from hwsim.quantizers import get_quantizer
 from hwsim.transforms import prepare
 from models.catalog import unit
+from models.formats import IntFormat
 from models.unit import InputError
 from rtl.emit import emit
 
@@ -36,14 +37,20 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
     batch = numbers["macs"] // sum(k * n for k, n in LAYERS)
     folds = [-(-k // 4) * -(-n // 4) for k, n in LAYERS]
     cycles = sum(count * (batch + 2 * 4 + 4 - 2) + 1 for count in folds)
-    made = hwsim.synth.synthesize(emit(p), "systolic")
+    # one quantizer for tokens of up to 128 halves: a group a token, one after the other
+    quantizer = unit("quantizer").params(group=128, bits=8, act_format="fp16", in_bits=16, lanes=8, zero_points=True)
+    coding = 3 * unit("quantizer").timing(quantizer, M=batch, K=128).total_cycles
+    made, coder = hwsim.synth.synthesize(emit(p), "systolic"), hwsim.synth.synthesize(emit(quantizer), "quantizer")
+    area, delay = made.area_um2 + coder.area_um2, max(made.delay_ns, coder.delay_ns)
+    assert (numbers["quantizer_area_um2"], numbers["quantizer_cycles"]) == (coder.area_um2, coding)
+    cycles += coding
     assert numbers["cycles"] == cycles
     assert numbers["utilization"] == pytest.approx(numbers["macs"] / (16 * cycles))
-    assert (numbers["area_um2"], numbers["delay_ns"]) == (made.area_um2, made.delay_ns)
-    throughput = numbers["macs"] / (cycles * made.delay_ns)
+    assert (numbers["area_um2"], numbers["delay_ns"]) == (area, delay)
+    throughput = numbers["macs"] / (cycles * delay)
     assert numbers["throughput_gmacs"] == pytest.approx(throughput)
-    assert numbers["area_at_equal_throughput_um2"] == pytest.approx(made.area_um2 / throughput)
-    assert numbers["latency_us"] == pytest.approx(cycles * made.delay_ns / 1000)
+    assert numbers["area_at_equal_throughput_um2"] == pytest.approx(area / throughput)
+    assert numbers["latency_us"] == pytest.approx(cycles * delay / 1000)
     assert numbers["energy_pj"] == pytest.approx(sum(numbers["ops"].values()) / batch)
     assert numbers["accuracy_std"] is None
     assert (numbers["transform_area_um2"], numbers["transform_cycles"]) == (0, 0)
@@ -51,15 +58,60 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
 
 
 def test_a_transforms_own_hardware_is_in_the_bill():
+    """The Hadamard unit, a quantizer that makes its 11-bit integers and one that makes codes of what it puts out."""
     plain, turned = evaluate(point()), evaluate(point(transform="hadamard"))
     batch = plain["macs"] // sum(k * n for k, n in LAYERS)
     assert turned["transform_cycles"] == sum(batch * k // 64 + 6 for k, _ in LAYERS)
-    assert turned["cycles"] == plain["cycles"] + turned["transform_cycles"]
-    assert turned["area_um2"] == pytest.approx(plain["area_um2"] + turned["transform_area_um2"])
+    quantizer = unit("quantizer")
+    before = quantizer.params(group=128, bits=11, act_format="fp16", in_bits=16, lanes=8)
+    behind = quantizer.params(group=128, bits=8, in_bits=11 + 6, lanes=8, zero_points=True)
+    coding = sum(3 * quantizer.timing(each, M=batch, K=128).total_cycles for each in (before, behind))
+    assert turned["quantizer_cycles"] == coding
+    areas = [hwsim.synth.synthesize(emit(each), "quantizer").area_um2 for each in (before, behind)]
+    assert turned["quantizer_area_um2"] == pytest.approx(sum(areas))
+    engine = [p["area_um2"] - p["transform_area_um2"] - p["quantizer_area_um2"] for p in (plain, turned)]
+    assert engine[0] == pytest.approx(engine[1])
+    cycles = [p["cycles"] - p["transform_cycles"] - p["quantizer_cycles"] for p in (plain, turned)]
+    assert cycles[0] == cycles[1] > 0
     assert turned["transform_area_um2"] > 0
     assert turned["energy_pj"] > plain["energy_pj"]
     assert turned["accuracy_std"] > 0
     assert SPREAD_SEEDS >= 5
+
+
+@pytest.mark.parametrize("activations", ["asymmetric", "symmetric"])
+@pytest.mark.parametrize("transform", ["none", "hadamard"])
+def test_the_quantizers_in_the_bill_make_the_networks_own_codes(transform, activations, monkeypatch):
+    """Every token that becomes codes in a forward pass, through the unit that is billed for it."""
+    network, entry, seen = get_network("digits-mlp", seed=1), unit("quantizer"), []
+
+    def watched(fmt, x, axis=-1):
+        q = original(fmt, x, axis)
+        seen.append((fmt, x, q))
+        return q
+
+    original = IntFormat.quantize
+    p = engine_params(point(act_bits=4))
+    weights, acts = engine_formats(p, act_symmetric=activations == "symmetric")
+    quantized = quantize_network(
+        prepare(transform, network, seed=1),
+        weights=weights,
+        activations=acts,
+        quantizer=get_quantizer("rtn"),
+        params=p,
+    )
+    monkeypatch.setattr(IntFormat, "quantize", watched)
+    work = work_of(quantized)
+    assert [fmt for fmt, *_ in seen] == [fmt for fmt, *_ in work.codes]
+    for (fmt, x, q), (made, shape) in zip(seen, quantizers(work), strict=True):
+        assert shape["M"] == len(x)
+        whole = np.zeros((len(x), made.group), dtype=np.float16 if made.is_float else np.int64)
+        whole[:, : x.shape[1]] = x
+        assert np.array_equal(whole[:, : x.shape[1]], x)
+        y = entry.golden(made, whole)[:, 0]
+        assert np.array_equal(y[:, : x.shape[1]], q.codes)
+        assert fmt.symmetric or np.array_equal(y[:, -1], q.offsets[:, 0])
+    assert len(seen) == (6 if transform == "hadamard" else 3)
 
 
 def test_evaluation_is_deterministic():
@@ -79,11 +131,11 @@ def test_an_engine_whose_cycles_depend_on_digits_gets_the_networks_own_activatio
     )
     x, cycles = network.workload, 0
     for group in network.groups:
-        codes = activations.quantize(x, axis=-1).codes
+        codes = activations.quantize(x.astype(np.float16), axis=-1).codes
         operand = quantized.products[group][0][0].operand
         cycles += entry.timing(p, **entry.shape_of(p, codes, operand)).total_cycles
         x = np.maximum(quantized.engine.project(group, x)[0], 0)
-    assert numbers["cycles"] == cycles
+    assert numbers["cycles"] - numbers["quantizer_cycles"] == cycles
     assert 0 < numbers["utilization"] <= 1
 
 
@@ -105,6 +157,7 @@ def test_narrow_accumulators_are_seen_in_the_accuracy():
         ({"unit": "lutgemm", "params": (("act_format", "fp16"),), "act_bits": 16}, "act_format comes from the format"),
         ({"unit": "ternary", "params": (), "weight_bits": 4}, "ternary: weight_bits must be 2, not 4"),
         ({"unit": "dequant", "params": (), "weight_bits": 1}, "formats hold integers of 2 bits at least"),
+        ({"activations": "symetric"}, "activations 'symetric' are not asymmetric or symmetric"),
         ({"network": "digits"}, "no network 'digits'; did you mean 'digits-mlp'"),
         ({"transform": "hadamrd"}, "no transform 'hadamrd'; did you mean 'hadamard'"),
     ],

@@ -8,7 +8,7 @@ import pytest
 from hwsim.networks import get_network, language
 from hwsim.networks.checkpoint import load_tensors, read_json
 from hwsim.networks.corpus import heldout_text
-from hwsim.networks.mamba import convolved, mamba, network, read_spec, softplus
+from hwsim.networks.mamba import convolved, mamba, network, read_spec, scaled_silu, softplus
 from hwsim.networks.network import Arithmetic, float_arithmetic
 from hwsim.networks.scan import selective_scan
 from models.unit import InputError
@@ -81,6 +81,14 @@ def test_softplus_is_exact_where_it_can_overflow():
     np.testing.assert_allclose(softplus(x), np.logaddexp(0, x), rtol=1e-15)
 
 
+def test_scaled_silu_is_silu_of_the_product_over_the_factor():
+    x = np.array([[-800.0, -1.5, 0.0, 2.0, 800.0]])
+    np.testing.assert_array_equal(scaled_silu(x, np.ones(5)), language.silu(x))
+    s = np.array([0.25, 3.0, 2.0, 0.5, 4.0])
+    np.testing.assert_allclose(scaled_silu(x, s), language.silu(s * x) / s, rtol=1e-12, atol=1e-300)
+    assert scaled_silu(np.array([2.0]), np.array([3.0]))[0] == pytest.approx(2 / (1 + np.exp(-6)), rel=1e-12)
+
+
 def test_every_group_and_state_passes_through_the_arithmetic(small, expected):
     seen = {"project": [], "state": []}
     exact = float_arithmetic(small)
@@ -133,7 +141,10 @@ def test_accuracy_is_the_share_of_tokens_predicted_right(small, expected):
 def test_the_network_is_the_one_of_that_name(shipped):
     assert get_network("mamba", seed=3, text_bytes=SMALL).tensors.keys() == shipped.tensors.keys()
     tied = 2 * shipped.tensors["embedding"].size  # once as embedding, once as head
-    assert sum(t.size for t in shipped.tensors.values()) - tied // 2 == 2_693_888
+    factors = [name for name in shipped.tensors if name.endswith(".silu")]
+    assert all((shipped.tensors[name] == 1).all() for name in factors)
+    trained = sum(t.size for name, t in shipped.tensors.items() if name not in factors)
+    assert trained - tied // 2 == 2_693_888
     assert not any(t.flags.writeable for t in shipped.tensors.values())
     assert shipped.calibration.shape[1] == language.CONTEXT
     assert shipped.batch == shipped.workload.size

@@ -166,14 +166,17 @@ def test_quantizers_write_lanes_every_cycle_and_the_rest_by_values_groups_and_qu
     a_cycle = (2 * one - two) // (2 * cycles[0] - cycles[1])
     a_group = one - cycles[0] * a_cycle
     running = p.found_bits * (p.group_beats > 1)
-    held = a_group - p.group * p.in_bits - (p.group_beats - 1) * running
-    control = counter_bits(p.buffer_beats) + 2 * counter_bits(p.buffer_beats - 1) + 1 + p.stages  # waiting; valid bits
+    held = a_group - p.group * (p.in_bits + p.number_bits) - (p.group_beats - 1) * running
+    # waiting, a beat at the top; valid bits
+    control = counter_bits(p.buffer_beats) + 2 * counter_bits(p.stored_beats - 1) + 2 + p.stages
     control += counter_bits(p.group_beats) + counter_bits(p.group_beats - 1)
     if p.scale == "real":
-        d = p.reciprocal_bits
-        held -= (d - 1) * d + d * p.divisor_digits  # a bit of the quotient at a time, and what remains
-        control += 1 + counter_bits(d)
-    assert flip_flops(p, "quantizer") == a_cycle + p.buffer_beats * p.lanes * p.in_bits + held + control
+        d = p.divider_cycles
+        held -= (d - 1) * 3 * d + d * p.divisor_digits  # three bits of the quotient at a time, and what remains
+        # a beat taken, its group's last; how long a group has waited
+        control += 1 + counter_bits(d) + 1 + (p.group_beats > 1) + p.finding_cycles
+    buffer = p.stored_beats * p.lanes * p.in_bits + p.lanes * p.number_bits
+    assert flip_flops(p, "quantizer") == a_cycle + buffer + held + control
 
 
 @pytest.mark.slow
@@ -205,31 +208,31 @@ TRANSFORMED = [
     (
         "quantizer",
         {"group": 4, "lanes": 2, "in_bits": 6, "bits": 4, "fraction_bits": 8},
-        # magnitudes, peaks, magnitudes again; roundings and signs; 6 bits of a quotient by 7 a step, and one more
-        {("add", 6, 0): 72 + 6, ("add", 4, 0): 48, ("mul", 6, 6): 24, ("shift", 11, 7): 24, ("add", 7, 0): 36}
-        | {("mux", 6, 5): 24},
+        # magnitudes, peaks, magnitudes again; roundings with signs; 2 digits of a quotient of 6 bits, and one more
+        {("add", 6, 0): 72 + 6, ("add", 4, 0): 24, ("mul", 6, 6): 24, ("shift", 11, 7): 24, ("add", 9, 0): 2 * 7 * 6}
+        | {("csa", 10, 0): 2 * 4 * 6, ("mux", 6, 5): 24},
     ),
     (
         "quantizer",
         {"group": 4, "lanes": 2, "in_bits": 6, "bits": 4, "fraction_bits": 8, "zero_points": True},
-        # both ends; ranges; 24 values and 6 lower ends: magnitudes, roundings, signs; less the lower end's; zero points
-        {("add", 5, 0): 24, ("add", 6, 0): 24 + 6 + 3 * 30 + 24 + 6, ("mul", 6, 7): 30, ("shift", 12, 7): 30}
-        # 7 bits of a quotient by 7 a step, and one more
-        | {("add", 7, 0): 42 + 6, ("mux", 6, 5): 24},
+        # both ends; ranges; 24 values and 6 lower ends: magnitudes, roundings; less the lower end's; zero points
+        {("add", 5, 0): 24, ("add", 6, 0): 24 + 6 + 2 * 30 + 24 + 6, ("mul", 6, 7): 30, ("shift", 12, 7): 30}
+        # 3 digits of a quotient of 7 bits, 7 multiples each of which 4 are odd ones, and one more
+        | {("add", 9, 0): 3 * 7 * 6, ("csa", 10, 0): 3 * 4 * 6, ("add", 7, 0): 6, ("mux", 6, 5): 24},
     ),
     (
         "quantizer",
         {"group": 4, "lanes": 2, "act_format": "fp16", "bits": 4, "fraction_bits": 30, "zero_points": True},
-        # both ends; 30 times a difference of exponents, a rounding, a sign; less the lower end's; zero points
-        {("add", 15, 0): 48, ("add", 6, 0): 3 * 30 + 24 + 6, ("mul", 11, 9): 30, ("shift", 18, 43): 30}
-        # ranges of two halves, to single precision; 9 bits of a quotient of 26 digits and one more
+        # both ends; 30 times a difference of exponents and a rounding; less the lower end's; zero points
+        {("add", 15, 0): 48, ("add", 6, 0): 2 * 30 + 24 + 6, ("mul", 11, 9): 30, ("shift", 18, 43): 30}
+        # ranges of two halves, to single precision; 3 digits of a quotient by 26 bits and one more
         | {("shift", 40, 29): 12, ("add", 41, 0): 6, ("shift", 41, 40): 6, ("add", 31, 0): 6}
-        | {("add", 27, 0): 54, ("add", 9, 0): 6, ("mux", 16, 5): 24},
+        | {("add", 29, 0): 3 * 7 * 6, ("csa", 30, 0): 3 * 4 * 6, ("add", 9, 0): 6, ("mux", 16, 5): 24},
     ),
     (
         "quantizer",
         {"group": 2, "lanes": 2, "in_bits": 6, "bits": 4, "scale": "static", "multiplier": 5, "shift": 2},
-        {("add", 6, 0): 24, ("add", 4, 0): 48, ("mul", 6, 3): 24},
+        {("add", 6, 0): 24, ("add", 4, 0): 24, ("mul", 6, 3): 24},
     ),
     (
         "dequantizer",

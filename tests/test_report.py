@@ -65,6 +65,7 @@ def row(key, engine, transform, weight_bits, act_bits):
         "act_bits": act_bits,
         "transform": transform,
         "quantizer": "rtn",
+        "activations": "asymmetric",
         "status": DONE,
         "message": "",
         "detail": {"params": {}},

@@ -51,6 +51,7 @@ def row(key, **fields):
         "act_bits": 8,
         "transform": "none",
         "quantizer": "rtn",
+        "activations": "asymmetric",
         "status": DONE,
         "message": "",
         "detail": {"params": {"rows": 4}},

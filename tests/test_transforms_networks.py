@@ -7,14 +7,17 @@ import pytest
 
 from hwsim.networks import get_network
 from hwsim.networks.network import Arithmetic, Group, Heads, Network, float_arithmetic
-from hwsim.networks.outliers import plant_outliers
+from hwsim.networks.outliers import plant_outliers, planted
+from hwsim.quantize import quantize_network
+from hwsim.quantizers import get_quantizer
 from hwsim.transforms import TRANSFORMS, merge, parse_transform, prepare
 from hwsim.transforms import flat as flat_module
 from hwsim.transforms import rotate as rotate_module
 from hwsim.transforms.flat import CLIPS, best_clip, learned, output_loss, start
 from hwsim.transforms.fwht import hadamard_matrix
-from hwsim.transforms.maps import Hadamard, Permutation, Rotation
-from hwsim.transforms.plan import Clip, Prepared, float_maps, samples
+from hwsim.transforms.maps import Hadamard, Permutation, Rotation, Scaling
+from hwsim.transforms.plan import Clip, Prepared, float_maps, inputs, samples
+from hwsim.transforms.sinks import massive, with_sinks
 from models.formats import IntFormat
 from models.unit import InputError
 
@@ -144,7 +147,10 @@ def mamba_forward(network, tokens, arithmetic):
     for i in range(2):
         n = f"layers.{i}"
         (both,) = arithmetic.project(f"{n}.in", rms(x, t[f"{n}.norm"]))
-        u, z = silu(both[:, :HIDDEN]), both[:, HIDDEN:]
+        u, z = both[:, :HIDDEN], both[:, HIDDEN:]
+        before = np.concatenate([np.zeros((1, HIDDEN)), u[:-1]])
+        u = t[f"{n}.conv"][:, 0] * before + t[f"{n}.conv"][:, 1] * u + t[f"{n}.conv.bias"]
+        u = u / (1 + np.exp(-t.get(f"{n}.conv.silu", 1) * u))
         u = arithmetic.state(f"{n}.ssm_input", u)
         (step,) = arithmetic.project(f"{n}.x", u)
         (rate,) = arithmetic.project(f"{n}.dt", step)
@@ -153,7 +159,7 @@ def mamba_forward(network, tokens, arithmetic):
             decay = 1 / (1 + np.exp(rate[j]))
             h = decay * h + (1 - decay) * u[j]
             y[j] = h
-        y = arithmetic.state(f"{n}.ssm_output", y * silu(z))
+        y = arithmetic.state(f"{n}.ssm_output", y * z / (1 + np.exp(-t.get(f"{n}.gate.silu", 1) * z)))
         x = x + arithmetic.project(f"{n}.out", y)[0]
     return arithmetic.project("head", rms(x, t["norm"]))[0]
 
@@ -170,7 +176,9 @@ def mamba():
             f"{n}.dt": tensor(rng, 4, HIDDEN),
             f"{n}.out": tensor(rng, HIDDEN, D),
         }
-        tensors[f"{n}.dt.bias"] = rng.normal(size=HIDDEN)
+        tensors |= {f"{n}.{part}.bias": rng.normal(size=HIDDEN) for part in ("dt", "conv")}
+        tensors[f"{n}.conv"] = rng.normal(size=(HIDDEN, 2))
+        tensors |= {f"{n}.{part}.silu": np.ones(HIDDEN) for part in ("conv", "gate")}
         groups[f"{n}.in"] = Group(readers=(f"{n}.in",), norm=f"{n}.norm")
         groups |= {f"{n}.{w}": Group(readers=(f"{n}.{w}",)) for w in ("x", "dt", "out")}
         states += [f"{n}.ssm_input", f"{n}.ssm_output"]
@@ -179,6 +187,12 @@ def mamba():
     residual = ("embedding", "layers.0.out", "layers.1.out")
     inputs = rng.integers(0, VOCABULARY, 60)
     return made("mamba", tensors, groups, mamba_forward, inputs, residual=residual, states=tuple(states))
+
+
+def unfused():
+    """The same without factors in its SiLU functions."""
+    found = mamba()
+    return replace(found, tensors={name: x for name, x in found.tensors.items() if not name.endswith(".silu")})
 
 
 def made(name, tensors, groups, forward, inputs, **more):
@@ -348,10 +362,12 @@ right_rotation = merge.stream_rotated
         (Hadamard, "undo", Hadamard.apply, "rotatekv"),
         (Permutation, "undo", lambda m, x: x[..., m.order], "rotatekv"),
         (Rotation, "fold_weights", lambda m, W: m.Q @ W, "klt"),
+        (rotate_module, "silu_scaled", lambda *given, **scales: silu_as_it_was(*given, **scales), "mambaquant"),
+        (rotate_module, "silu_scaled", lambda *given, **scales: out_without_the_scan(*given, **scales), "mambaquant"),
     ],
 )
 def test_a_fault_is_seen(place, name, fault, transform, monkeypatch):
-    network = NETWORKS["llama"]
+    network = NETWORKS["mamba" if transform == "mambaquant" else "llama"]
     assert difference(network, prepare(transform, network)) < 1e-10
     monkeypatch.setattr(place, name, fault)
     assert difference(network, prepare(transform, network)) > 1e-4
@@ -362,6 +378,20 @@ def values_alone(prepared, group, Q):
     found = merge.values_rotated(prepared, group, Q)
     reader = prepared.network.groups[group].readers[0]
     tensors = {**found.network.tensors, reader: prepared.network.tensors[reader]}
+    return replace(found, network=replace(found.network, tensors=tensors))
+
+
+def silu_as_it_was(prepared, layer, conv, gate):
+    """Scales merged, the factor in one SiLU forgotten."""
+    found = merge.silu_scaled(prepared, layer, conv=conv, gate=gate)
+    tensors = {**found.network.tensors, f"{layer}.gate.silu": np.ones(HIDDEN)}
+    return replace(found, network=replace(found.network, tensors=tensors))
+
+
+def out_without_the_scan(prepared, layer, conv, gate):
+    """The output's rows take back the gate's scale alone."""
+    found = merge.silu_scaled(prepared, layer, conv=conv, gate=gate)
+    tensors = {**found.network.tensors, f"{layer}.out": found.network.tensors[f"{layer}.out"] / conv[:, None]}
     return replace(found, network=replace(found.network, tensors=tensors))
 
 
@@ -445,6 +475,21 @@ def test_outliers_that_cannot_be_planted_are_refused(options, message):
         plant_outliers(NETWORKS["llama"], **options)
     with pytest.raises(InputError, match="mlp has no group with a norm or product"):
         plant_outliers(NETWORKS["mlp"], factor=2.0)
+
+
+def test_outliers_are_planted_as_text_says():
+    network = NETWORKS["llama"]
+    groups = ["layers.0.gate_up", "layers.1.down"]
+    for text, options in (
+        ("factor=64,channels=2", {"factor": 64, "channels": 2, "seed": 7}),
+        ("factor=0.5,seed=9", {"factor": 0.5, "seed": 9}),
+        ("groups=layers.0.gate_up+layers.1.down,factor=4", {"factor": 4, "groups": groups, "seed": 7}),
+    ):
+        found, expected = planted(network, text, seed=7), plant_outliers(network, **options)
+        assert found.notes == expected.notes != ()
+        assert all(np.array_equal(found.tensors[name], x) for name, x in expected.tensors.items())
+    with pytest.raises(InputError, match=r"no group 'layers.0.gate_u'; did you mean 'layers.0.gate_up'"):
+        planted(network, "factor=2,groups=layers.0.gate_u")
 
 
 def test_flatquant_learns():
@@ -599,18 +644,174 @@ def test_flatquants_gradients_are_those_of_differences_where_rounding_is_an_offs
         assert (gradients[i] * turn).sum() == pytest.approx((high - low) / (2 * step), rel=1e-5)
 
 
-def test_percentile_scales_leave_the_tail_out():
+# ------------------------------------------------------------------- state-space layers and attention sinks
+
+
+def test_scales_before_x_and_out_go_into_silu():
+    """With alpha = 1/2 a channel's largest activation and largest weight end up alike: sqrt(a w) both."""
+    network = NETWORKS["mamba"]
+    prepared = prepare("mambaquant", network, seed=2)
+    seen, before, t = inputs(prepared), inputs(network_alone(network)), network.tensors
+    for layer in ("layers.0", "layers.1"):
+        for part in ("x", "out"):
+            group = f"{layer}.{part}"
+            assert [type(m) for m in prepared.maps[group]] == [Hadamard]
+            largest = np.abs(seen[group]).max(axis=0), np.abs(prepared.network.tensors[group]).max(axis=1)
+            assert np.allclose(*largest, rtol=1e-9)
+            assert not np.allclose(np.abs(before[group]).max(axis=0), np.abs(t[group]).max(axis=1), rtol=0.1)
+        assert [type(m) for m in prepared.maps[f"{layer}.dt"]] == [Scaling, Hadamard]
+        s = smoothed_by_hand(before[f"{layer}.x"], t[f"{layer}.x"], 0.5)
+        assert np.allclose(seen[f"{layer}.x"] * s, before[f"{layer}.x"], rtol=1e-9, atol=1e-12)
+
+
+def network_alone(network):
+    return Prepared(network=network)
+
+
+def test_scales_stay_online_where_silu_takes_no_factor():
+    prepared = prepare("mambaquant", unfused())
+    assert difference(unfused(), prepared) < 1e-10
+    for group, maps in prepared.maps.items():
+        assert [type(m) for m in maps] == [Scaling, Hadamard], group
+
+
+def test_scales_are_not_merged_past_maps_that_are_there():
+    with pytest.raises(InputError, match=r"layers.0.out has online maps already; scale its SiLU first"):
+        prepare("quamba+mambaquant", NETWORKS["mamba"])
+
+
+@pytest.mark.parametrize("percentile, bits", [(99.999, 8), (90, 4)])
+def test_quamba_rounds_the_input_of_the_scan_in_one_step_for_all_tokens(percentile, bits):
+    network = NETWORKS["mamba"]
+    prepared = prepare("quamba", network, percentile=percentile, bits=bits)
+    assert set(prepared.static) == {"layers.0.ssm_input", "layers.1.ssm_input"}
+    top = 2 ** (bits - 1)
+    low = in_formats(prepared)
+    for state, found in prepared.static.items():
+        x = np.abs(inputs(network_alone(network))[state.replace("ssm_input", "x")]).reshape(-1)
+        assert found.step == pytest.approx(percentile_by_hand(x, percentile) / (top - 1), rel=1e-12)
+        x = np.random.default_rng(4).normal(size=(5, HIDDEN)) * np.abs(x).max()
+        expected = [[found.step * min(max(round(v / found.step), -top), top - 1) for v in row] for row in x]
+        for way in (low.emulated, low.engine):
+            assert np.array_equal(way.state(state, x), expected)
+            assert way.state(state.replace("input", "output"), x) is x
+        assert in_formats(prepare("none", network)).emulated.state(state, x) is x
+        with pytest.raises(InputError, match=f"mamba, {state}: its values are not all finite"):
+            low.emulated.state(state, np.full((1, HIDDEN), np.inf))
+    assert "static" in prepared.notes[-1]
+
+
+def percentile_by_hand(x, percentile):
+    """Between the two nearest ranks."""
+    ordered, rank = sorted(x), percentile / 100 * (len(x) - 1)
+    under = int(rank)
+    above = ordered[min(under + 1, len(x) - 1)]
+    return ordered[under] + (rank - under) * (above - ordered[under])
+
+
+def in_formats(prepared, bits=8, cache=None):
+    fmt = IntFormat(bits=bits)
+    return quantize_network(prepared, weights=fmt, activations=fmt, quantizer=get_quantizer("rtn"), cache=cache)
+
+
+def test_static_integers_are_of_the_mapped_state():
+    order = Permutation(order=np.arange(HIDDEN)[::-1].copy())
+    maps = (Scaling(s=np.arange(1.0, HIDDEN + 1)), order)
+    prepared = replace(prepare("quamba:bits=3", NETWORKS["mamba"]), states={"layers.0.ssm_input": maps})
+    x = np.random.default_rng(4).normal(size=(5, HIDDEN))
+    step, s = prepared.static["layers.0.ssm_input"].step, np.arange(1, HIDDEN + 1)
+    expected = np.clip(np.rint(x / s / step), -4, 3) * step * s
+    assert np.allclose(in_formats(prepared).emulated.state("layers.0.ssm_input", x), expected, rtol=1e-12)
+
+
+def test_a_state_of_zeros_has_a_step():
+    assert rotate_module.percentile_step(np.zeros((3, 4)), 99, 8) == 1.0
     x = np.append(np.linspace(-1, 1, 999), 500.0)
-    assert rotate_module.percentile_scale(x, percentile=100) == 500 / 127
-    assert rotate_module.percentile_scale(x, percentile=99) < 1.1 / 127
-    with pytest.raises(InputError, match="percentile=0"):
-        rotate_module.percentile_scale(x, percentile=0)
-    with pytest.raises(InputError, match="percentile='x'"):
-        rotate_module.percentile_scale(x, percentile="x")
-    with pytest.raises(InputError, match="bits=1 must be a whole number from 2"):
-        rotate_module.percentile_scale(x, bits=1)
-    with pytest.raises(InputError, match="not all finite"):
-        rotate_module.percentile_scale(np.array([1.0, np.nan]))
+    assert rotate_module.percentile_step(x, 100, 8) == 500 / 127
+    assert rotate_module.percentile_step(x, 99, 8) < 1.1 / 127
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("quamba:percentile=0", "percentile=0 must be above 0"),
+        ("quamba:percentile=101", "percentile=101 must be a number from 0 to 100"),
+        ("quamba:percentile=x", "percentile='x' must be a finite number"),
+        ("quamba:bits=1", "bits=1 must be a whole number from 2"),
+        ("quamba:bits=17", "bits=17 is above 16"),
+        ("quamba:bits=8.5", "bits=8.5 must be a whole number"),
+        ("rotatekv:sinks=-1", "sinks=-1 must be a whole number from 0"),
+        ("rotatekv:sinks=4097", "sinks=4097 is above 4096"),
+        ("rotatekv:sinks=1.5", "sinks=1.5 must be a whole number"),
+        ("rotatekv:sink=3", "did you mean 'sinks'"),
+    ],
+)
+def test_options_outside_their_range_are_refused(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_transform(text)
+
+
+def test_massive_tokens_are_found_in_each_sequence_by_itself():
+    stream = np.random.default_rng(6).normal(size=(3 * 7, 5))
+    stream[4, 1:3] = -90, 80  # one token holds the two largest of the first sequence
+    for count in (1, 2, 4, 99):
+        found = []
+        for rows in np.split(stream, 3):
+            entries = [(-abs(rows[i, j]), i) for i in range(7) for j in range(5)]
+            sinks = {i for _, i in sorted(entries)[:count]}
+            found += [i in sinks for i in range(7)]
+        assert massive(stream, 7, count).tolist() == found
+    assert massive(stream, 7, 2)[:7].sum() == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_sinks_are_tokens_of_the_largest_activations_before_the_layer(count, monkeypatch):
+    """What the norms of the forward pass were given, against which tokens come back from a cache that forgets all."""
+    network, streams, read = NETWORKS["llama"], [], {}
+    prepared = with_sinks(network_alone(network), count)
+    monkeypatch.setitem(globals(), "rms", lambda x, gamma, honest=rms: streams.append(x) or honest(x, gamma))
+    exact = float_arithmetic(prepared.network)
+
+    def attention_seen(q, k, v, *heads, honest=attention):
+        read[len(streams) // 2] = k, v
+        return honest(q, k, v, *heads)
+
+    monkeypatch.setitem(globals(), "attention", attention_seen)
+    forgetful = replace(exact, state=lambda name, x: 0 * x if name.endswith(("before_rope", "value")) else x)
+    prepared.network.forward(prepared.network, fresh_inputs(network), forgetful)
+    for layer, kept in read.items():
+        x = np.abs(streams[2 * layer])
+        ranked = sorted((-x[i, j], i) for i in range(LENGTH) for j in range(D))
+        sinks = {i for _, i in ranked[:count]}
+        for part in kept:
+            assert {i for i in range(LENGTH) if part[i].any()} == sinks
+    assert set(read) == {0, 1}
+    assert f"{count} largest" in prepared.notes[-1]
+
+
+def test_each_sequence_of_a_batch_has_its_own_sinks():
+    prepared = with_sinks(network_alone(get_network("pylm")), 3)
+    network, exact = prepared.network, float_arithmetic(prepared.network)
+    forgetful = replace(exact, state=lambda _name, x: 0 * x)
+    tokens = np.random.default_rng(8).integers(32, 127, (3, 16))
+    together = network.forward(network, tokens, forgetful)
+    alone = [network.forward(network, row[None], forgetful)[0] for row in tokens]
+    assert np.allclose(together, alone, rtol=0, atol=1e-9)
+    assert not np.allclose(together, network.forward(network, tokens, exact), rtol=0, atol=0.1)
+
+
+def test_rotatekv_keeps_as_many_sinks_as_it_is_told():
+    network, x = NETWORKS["llama"], fresh_inputs(NETWORKS["llama"])
+    exact = network.forward(network, x, float_arithmetic(network))
+    errors = []
+    for sinks in (0, 8, D * LENGTH):
+        prepared = prepare("rotatekv", network, sinks=sinks)
+        low = in_formats(prepared, bits=16, cache=IntFormat(bits=2))
+        errors.append(np.linalg.norm(prepared.network.forward(prepared.network, x, low.emulated) - exact))
+        assert bool(prepared.notes) == (sinks > 0)
+    assert errors[0] > errors[1] > 100 * errors[2]
+    assert prepare("rotatekv", network).notes == prepare("rotatekv:sinks=20", network).notes
+    assert "names no residual stream" in prepare("rotatekv", cached_keys()).notes[-1]
 
 
 def test_kept_groups_and_other_states_pass_untouched():

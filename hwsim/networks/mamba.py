@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hwsim.networks import language
-from hwsim.networks.language import Text, dense, normed, plain, require_tokens, silu
-from hwsim.networks.network import Arithmetic, Floats, Group, Network
+from hwsim.networks.language import Text, dense, normed, plain, require_tokens
+from hwsim.networks.network import Arithmetic, Floats, Group, Network, frozen
 
 MAMBA_SHA256 = "d4e7bba421f3cbb897a57e992418ab827538810a10f016e2d541ae939b1d7a3f"
 PARTS = {"in": "in_proj", "x": "x_proj", "dt": "dt_proj", "out": "out_proj"}
@@ -57,7 +57,11 @@ def read_spec(config: Mapping[str, Any]) -> Spec:
 
 
 def network(name: str, spec: Spec, stored: Mapping[str, NDArray[Any]], heldout: Text, calibration: Text) -> Network:
-    """The network of tensors under Hugging Face's names; the workload is one window of calibration text."""
+    """The network of tensors under Hugging Face's names; the workload is one window of calibration text.
+
+    Each layer's two SiLU functions have a factor a channel (`scaled_silu`), `conv.silu` and `gate.silu`: 1 as trained,
+    for transforms that scale channels.
+    """
     layers = range(spec.layers)
     samples = language.first_windows(calibration, language.CONTEXT, spec.vocabulary)
     return Network(
@@ -95,6 +99,7 @@ def _tensors(spec: Spec, stored: Mapping[str, NDArray[Any]]) -> dict[str, Floats
         tensors[f"{ours}.conv"] = plain(stored[f"{mixer}.conv1d.weight"][:, 0])
         tensors[f"{ours}.conv.bias"] = plain(stored[f"{mixer}.conv1d.bias"])
         tensors |= {f"{ours}.{name}": plain(stored[f"{mixer}.{name}"]) for name in ("A_log", "D")}
+        tensors |= {f"{ours}.{place}.silu": frozen(np.ones(spec.inner)) for place in ("conv", "gate")}
         tensors[f"{ours}.norm"] = plain(stored[f"{theirs}.norm.weight"])
     return tensors
 
@@ -112,14 +117,14 @@ def forward(spec: Spec, network: Network, inputs: Any, arithmetic: Arithmetic) -
 
 def _mixed(spec: Spec, network: Network, at: str, x: Floats, length: int, arithmetic: Arithmetic) -> Floats:
     """What the layer adds to the residual stream [B T, channels]; windows have `length` rows."""
+    t = network.tensors
     (both,) = arithmetic.project(f"{at}.in", x)
     u, gate = np.split(both, 2, axis=1)
-    u = silu(
-        convolved(u.reshape(-1, length, spec.inner), network.tensors[f"{at}.conv"], network.tensors[f"{at}.conv.bias"])
-    )
+    u = convolved(u.reshape(-1, length, spec.inner), t[f"{at}.conv"], t[f"{at}.conv.bias"])
+    u = scaled_silu(u, t[f"{at}.conv.silu"])
     u = arithmetic.state(f"{at}.ssm_input", u.reshape(-1, spec.inner))
     y = arithmetic.state(f"{at}.ssm_output", _state_space(spec, network, at, u, length, arithmetic))
-    return arithmetic.project(f"{at}.out", y * silu(gate))[0]
+    return arithmetic.project(f"{at}.out", y * scaled_silu(gate, t[f"{at}.gate.silu"]))[0]
 
 
 def _state_space(spec: Spec, network: Network, at: str, u: Floats, length: int, arithmetic: Arithmetic) -> Floats:
@@ -139,6 +144,11 @@ def convolved(x: Floats, taps: Floats, bias: Floats) -> Floats:
     length, count = x.shape[1], taps.shape[1]
     padded = np.pad(x, ((0, 0), (count - 1, 0), (0, 0)))
     return sum((taps[:, k] * padded[:, k : k + length] for k in range(count)), start=bias)
+
+
+def scaled_silu(x: Floats, s: Floats) -> Floats:
+    """x times the logistic function of s x, without overflow: SiLU(x s) / s. S-SiLU of MambaQuant (Xu et al., 2025)."""
+    return 0.5 * x * (1.0 + np.tanh(0.5 * (s * x)))
 
 
 def softplus(x: Floats) -> Floats:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 
 from hwsim.networks.network import Network
+from hwsim.options import parse_options
 from hwsim.transforms.maps import require_whole
 from hwsim.transforms.merge import divided
 from hwsim.transforms.smooth import require_number
@@ -15,6 +17,20 @@ from models.unit import nearest, require
 
 MOST_FACTOR = 1 << 20
 """of planted outliers, far above what trained networks have"""
+
+
+def planted(network: Network, text: str, *, seed: int = 1) -> Network:
+    """The network with the outliers that `factor=64,channels=2` describes: options of `plant_outliers`, groups joined
+    by `+`; `seed` is the default of theirs. InputError as there, and for other options or no factor.
+    """
+    _, options = parse_options("option", f"--outliers:{text}")
+    known = list(signature(plant_outliers).parameters)[1:]
+    for option in options:
+        require(option in known, f"outliers: no option {option!r}; {nearest(option, known)}")
+    require("factor" in options, f"outliers: {text!r} gives no factor, such as factor=64")
+    if "groups" in options:
+        options["groups"] = str(options["groups"]).split("+")
+    return plant_outliers(network, **{"seed": seed, **options})
 
 
 def plant_outliers(

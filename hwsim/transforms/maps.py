@@ -102,6 +102,11 @@ class Hadamard:
         """Bit i is 1 where channel i of a block is negated; bit 0 is 0."""
         return sum(1 << int(i) for i in np.flatnonzero(_negated(self.points, self.seed)))
 
+    @property
+    def in_format(self) -> IntFormat:
+        """What the hardware takes."""
+        return IntFormat(bits=self.in_bits)
+
     def apply(self, x: Floats) -> Floats:
         return fwht(self._signed(self._blocks(x))).reshape(x.shape) / np.sqrt(self.points)
 
@@ -125,7 +130,7 @@ class Hadamard:
 
         `on_unit` asks the catalogue's unit, where it comes in this size; the numbers are the same without it.
         """
-        q = IntFormat(bits=self.in_bits).quantize(x, axis=-1)
+        q = self.in_format.quantize(x, axis=-1)
         worth = q.scales / np.sqrt(self.points)
         needed = self.hardware() if on_unit else None
         self._blocks(x)

@@ -42,6 +42,27 @@ def divided(network: Network, name: str, s: Floats) -> dict[str, Floats]:
     return {part: network.tensors[part] / s for part in (name, f"{name}.bias") if part in network.tensors}
 
 
+def silu_scaled(prepared: Prepared, layer: str, conv: Floats, gate: Floats) -> Prepared:
+    """A state-space layer with the results of its two SiLU functions divided by `conv` and `gate`, [inner] positive.
+
+    SiLU becomes x sigmoid(s x) and x is divided by s in the weights before it: the taps of the convolution, and the
+    columns of `in` that make the gate. Rows of `x` take `conv` back. The scan is linear in each channel of its input
+    once its steps are given, so it hands the factor on, and rows of `out` take back the product of both. Nothing is
+    left online but the factor inside the sigmoid. Smooth-fused scales of MambaQuant (Xu et al., 2025).
+    """
+    t = prepared.network.tensors
+    for part in ("x", "out"):
+        group = f"{layer}.{part}"
+        require(group not in prepared.maps, f"transform: {group} has online maps already; scale its SiLU first")
+    columns = np.concatenate([np.ones_like(gate), gate])
+    tensors = divided(prepared.network, f"{layer}.in", columns)
+    tensors[f"{layer}.conv"] = t[f"{layer}.conv"] / conv[:, None]
+    tensors[f"{layer}.conv.bias"] = t[f"{layer}.conv.bias"] / conv
+    factors = (("conv.silu", conv), ("gate.silu", gate), ("x", conv[:, None]), ("out", (conv * gate)[:, None]))
+    tensors |= {f"{layer}.{part}": s * t[f"{layer}.{part}"] for part, s in factors}
+    return with_tensors(prepared, tensors)
+
+
 def pooled(network: Network, group: str, amax: Floats) -> Floats:
     """Per-channel maxima [K] over everything that must be scaled alike before this group."""
     if network.groups[group].values is None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from hwsim.networks.network import Arithmetic, Network, float_arithmetic, linear_bias, require_width
 from hwsim.transforms.maps import Map
+from models.bits import signed_range
 from models.unit import require
 
 Floats = NDArray[np.float64]
@@ -26,6 +27,18 @@ class Clip:
 
     share: float
     bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Static:
+    """Symmetric signed integers of `bits` bits in one step for all of a state, known before the network runs."""
+
+    step: float
+    bits: int
+
+    def rounded(self, x: Floats) -> Floats:
+        """The values that the codes of x stand for: x / step rounded to nearest even, saturated."""
+        return self.step * np.clip(np.rint(x / self.step), *signed_range(self.bits))
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,6 +53,8 @@ class Prepared:
     """state -> maps of what a cache keeps, undone when it is read"""
     clips: Mapping[str, Clip] = field(default_factory=dict)
     """group or state -> what its integer codes keep of each token's range; all of it where it is absent"""
+    static: Mapping[str, Static] = field(default_factory=dict)
+    """state -> its integers, after its maps, in every quantized run; others are in float unless they are cached"""
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -80,6 +95,10 @@ def with_state(prepared: Prepared, state: str, *maps: Map) -> Prepared:
 
 def with_clips(prepared: Prepared, clips: Mapping[str, Clip]) -> Prepared:
     return replace(prepared, clips={**prepared.clips, **clips})
+
+
+def with_static(prepared: Prepared, static: Mapping[str, Static]) -> Prepared:
+    return replace(prepared, static={**prepared.static, **static})
 
 
 def noted(prepared: Prepared, *notes: str) -> Prepared:
@@ -129,7 +148,7 @@ def samples(prepared: Prepared, rows: int = 2048) -> dict[str, Floats]:
 
 
 def state_samples(prepared: Prepared, rows: int = 2048) -> dict[str, Floats]:
-    """The values [M, channels] that each cache is given, before its maps; otherwise as `samples`."""
+    """The values [M, channels] of each state, before its maps; otherwise as `samples`."""
     return _seen(prepared, rows)[1]
 
 

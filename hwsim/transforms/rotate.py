@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hwsim.networks.network import Heads
+from hwsim.networks.network import Heads, Network
 from hwsim.transforms.learn import cayley_descent, require_learning, rounding_loss
 from hwsim.transforms.maps import IN_BITS, Hadamard, Map, Permutation, Rotation, require_whole
-from hwsim.transforms.merge import norms_folded, stream_groups, stream_rotated, values_rotated
+from hwsim.transforms.merge import norms_folded, silu_scaled, stream_groups, stream_rotated, values_rotated
 from hwsim.transforms.plan import (
     Clip,
     Prepared,
+    Static,
     Transform,
     channels,
     noted,
@@ -23,10 +24,13 @@ from hwsim.transforms.plan import (
     with_clips,
     with_maps,
     with_state,
+    with_static,
 )
 from hwsim.transforms.qsur import qsur
+from hwsim.transforms.sinks import with_sinks
 from hwsim.transforms.sizes import MOST_BLOCK, block_points, full_points
-from hwsim.transforms.smooth import require_clip, require_number, smoothed
+from hwsim.transforms.smooth import require_clip, require_number, smooth_scales, smoothed
+from models.bits import signed_range
 from models.unit import InputError, require
 
 Floats = NDArray[np.float64]
@@ -34,14 +38,18 @@ StreamRotation = Callable[[Prepared, int], Floats]
 """(prepared, norms folded; seed) -> Q [channels of the residual stream, the same]"""
 Online = Callable[[Prepared, str], Prepared]
 """(prepared, group) -> prepared with the group's input mapped"""
-Onlines = Callable[[Prepared, int], Online]
-"""(prepared, merged rotations done; seed) -> how its other groups are mapped"""
+Onlines = Callable[[Prepared, int], tuple[Prepared, Online]]
+"""(prepared, merged rotations done; seed) -> prepared, scales merged; how its other groups are mapped"""
 
 ROWS = 256
 """rows of each group's activations and of each reader's columns that SpinQuant learns from"""
 
 MOST_HEADS = 1024
 """that RotateKV can be asked to rotate together"""
+MOST_SINKS = 4096
+"""activations of which a sequence's tokens keep their caches in float"""
+MOST_BITS = 16
+"""of Quamba's integers"""
 
 
 def none() -> Transform:
@@ -134,12 +142,17 @@ def ostquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
 
 def mambaquant(*, alpha: float = 0.5, in_bits: int = IN_BITS) -> Transform:
     """R = K H of the residual stream, K its Karhunen-Loeve basis, merged; before other groups SmoothQuant's scales,
-    merged where they can be, then a Hadamard rotation online. The paper's merging of scales into SiLU is not done."""
+    then a Hadamard rotation online.
+
+    Scales are merged where they can be: in a state-space layer those before `x` and `out` into its SiLU functions
+    (`merge.silu_scaled`), the ones before `dt` stay online. The paper also balances the product of state and C by
+    scales in the weights of B and C, which is not done: the scan is in float here.
+    """
     require_number("mambaquant: alpha", alpha, 0, 1)
     Hadamard(in_bits=in_bits)
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
-        return _rotated(prepared, seed, "mambaquant", _klt_stream, _smoothed_online(alpha, in_bits))
+        return _rotated(prepared, seed, "mambaquant", _klt_stream, _fused_online(alpha, in_bits))
 
     return transform
 
@@ -157,48 +170,59 @@ def klt() -> Transform:
     return transform
 
 
-def quamba(*, in_bits: int = IN_BITS) -> Transform:
-    """A Hadamard rotation at full width of what a state-space layer gives to its output projection.
+def quamba(*, percentile: float = 99.999, bits: int = 8, in_bits: int = IN_BITS) -> Transform:
+    """A Hadamard rotation at full width of what a state-space layer gives to its output projection; in quantized runs
+    the layer's input in integers of `bits` bits with one static step (`percentile_step`).
 
-    The paper's other half, a static percentile scale of the layer's input, is a choice of the quantizer of the state
-    (`percentile_scale`). InputError for a network without state-space layers.
-    """
-    Hadamard(in_bits=in_bits)
-
-    def transform(prepared: Prepared, seed: int) -> Prepared:
-        network = prepared.network
-        layers = [state.removesuffix(".ssm_output") for state in network.states if state.endswith(".ssm_output")]
-        require(bool(layers), f"quamba: {network.name} has no state-space layers; nearest: 'quarot'")
-        for layer in layers:
-            prepared = _full_hadamard(prepared, f"{layer}.out", in_bits, seed)
-        return prepared
-
-    return transform
-
-
-def percentile_scale(x: Floats, *, percentile: float = 99.999, bits: int = 8) -> float:
-    """One static scale for a whole tensor: the percentile of |x| at the largest code of symmetric integers.
-
-    InputError unless x has values, all finite, and the percentile is above 0.
+    The step is of calibration values as the network is when this transform comes, so one that scales channels must come
+    before it. The projection that reads the input too takes its values in its own activations' format: they are rounded
+    twice, where the paper has the same integers for both. InputError for a network without state-space layers.
     """
     require_number("quamba: percentile", percentile, 0, 100)
     require(percentile > 0, f"quamba: percentile={percentile!r} must be above 0")
     require_whole("quamba: bits", bits, 2)
-    require(bits <= 16, f"quamba: bits={bits} is above 16")
-    require(x.size > 0 and bool(np.isfinite(x).all()), "quamba: the values to scale are none, or not all finite")
-    return float(np.percentile(np.abs(x), percentile)) / ((1 << (bits - 1)) - 1)
+    require(bits <= MOST_BITS, f"quamba: bits={bits} is above {MOST_BITS}")
+    Hadamard(in_bits=in_bits)
+
+    def transform(prepared: Prepared, seed: int) -> Prepared:
+        layers = state_space_layers(prepared.network)
+        require(bool(layers), f"quamba: {prepared.network.name} has no state-space layers; nearest: 'quarot'")
+        seen = state_samples(prepared)
+        for layer in layers:
+            prepared = _full_hadamard(prepared, f"{layer}.out", in_bits, seed)
+        steps = {s: percentile_step(seen[s], percentile, bits) for s in (f"{layer}.ssm_input" for layer in layers)}
+        prepared = with_static(prepared, {state: Static(step=step, bits=bits) for state, step in steps.items()})
+        return noted(prepared, f"quamba: inputs of state-space layers in static {bits}-bit integers")
+
+    return transform
 
 
-def rotatekv(*, heads: int = 4, clip: float = 0.8) -> Transform:
+def state_space_layers(network: Network) -> tuple[str, ...]:
+    """The layers that name the input and output of a state-space scan among the network's states."""
+    return tuple(state.removesuffix(".ssm_output") for state in network.states if state.endswith(".ssm_output"))
+
+
+def percentile_step(x: Floats, percentile: float, bits: int) -> float:
+    """The percentile of |x|, all values together, over the largest code of signed integers; 1 where it is 0.
+
+    Quamba (Chiang et al., 2024) takes a moving average of the percentiles of batches.
+    """
+    return float(np.percentile(np.abs(x), percentile)) / signed_range(bits)[1] or 1.0
+
+
+def rotatekv(*, heads: int = 4, clip: float = 0.8, sinks: int = 20) -> Transform:
     """Keys before RoPE by a Hadamard matrix over `heads` heads at a time (the most that divide theirs), then channels
     in the order of their calibration maxima, so that groups of a format hold like channels; values head by head.
 
-    `clip` is the share of each token's range that 2-bit codes keep, as in the paper. Its attention sinks, tokens kept
-    in full precision, are not part of the transform. InputError for a network without these caches.
+    `clip` is the share of each token's range that 2-bit codes keep, as in the paper. Tokens of the `sinks` largest
+    values of the residual stream before a layer keep their keys and values there in float (`sinks.with_sinks`); where
+    the network names no residual stream none do, and a note says so. InputError for a network without these caches.
     """
     require_whole("rotatekv: heads", heads, 1)
     require(heads <= MOST_HEADS, f"rotatekv: heads={heads} is above {MOST_HEADS}")
     require_clip("rotatekv: clip", clip)
+    require_whole("rotatekv: sinks", sinks, 0)
+    require(sinks <= MOST_SINKS, f"rotatekv: sinks={sinks} is above {MOST_SINKS}")
 
     def transform(prepared: Prepared, seed: int) -> Prepared:
         network = prepared.network
@@ -212,7 +236,8 @@ def rotatekv(*, heads: int = 4, clip: float = 0.8) -> Transform:
             prepared = with_state(prepared, name, *_key_maps(network.heads, heads, seen[name], seed))
         for name in values:
             prepared = with_state(prepared, name, _per_head(network.heads, seed))
-        return with_clips(prepared, dict.fromkeys((*keys, *values), Clip(clip, 2)))
+        prepared = with_clips(prepared, dict.fromkeys((*keys, *values), Clip(clip, 2)))
+        return with_sinks(prepared, sinks) if sinks else prepared
 
     return transform
 
@@ -266,7 +291,7 @@ def _rotated(prepared: Prepared, seed: int, title: str, stream: StreamRotation, 
     else:
         reason = "norms with a scale alone do not stand between the residual stream and its readers"
         prepared = noted(prepared, f"{title}: rotated online before each group, as {reason}; values in the weights")
-    online = others(prepared, seed)
+    prepared, online = others(prepared, seed)
     for group in quantized_groups(network):
         if network.groups[group].values:
             assert network.heads is not None
@@ -281,15 +306,40 @@ def _rotated(prepared: Prepared, seed: int, title: str, stream: StreamRotation, 
 
 
 def _hadamard_online(in_bits: int) -> Onlines:
-    return lambda _prepared, seed: lambda prepared, group: _full_hadamard(prepared, group, in_bits, seed)
+    return lambda prepared, seed: (prepared, lambda p, group: _full_hadamard(p, group, in_bits, seed))
 
 
 def _smoothed_online(alpha: float, in_bits: int) -> Onlines:
-    def others(prepared: Prepared, seed: int) -> Online:
+    def others(prepared: Prepared, seed: int) -> tuple[Prepared, Online]:
         seen = samples(prepared)
-        return lambda p, group: _full_hadamard(smoothed(p, group, seen[group], alpha), group, in_bits, seed)
+        return prepared, lambda p, group: _full_hadamard(smoothed(p, group, seen[group], alpha), group, in_bits, seed)
 
     return others
+
+
+def _fused_online(alpha: float, in_bits: int) -> Onlines:
+    """`_smoothed_online`, but for the groups whose scales go into the SiLU functions of state-space layers."""
+
+    def others(prepared: Prepared, seed: int) -> tuple[Prepared, Online]:
+        seen, fused = samples(prepared), set[str]()
+        for layer in state_space_layers(prepared.network):
+            if f"{layer}.gate.silu" in prepared.network.tensors:
+                before_x, before_out = (_scales(prepared, seen, f"{layer}.{part}", alpha) for part in ("x", "out"))
+                prepared = silu_scaled(prepared, layer, conv=before_x, gate=before_out / before_x)
+                fused |= {f"{layer}.x", f"{layer}.out"}
+
+        def online(p: Prepared, group: str) -> Prepared:
+            p = p if group in fused else smoothed(p, group, seen[group], alpha)
+            return _full_hadamard(p, group, in_bits, seed)
+
+        return prepared, online
+
+    return others
+
+
+def _scales(prepared: Prepared, seen: Mapping[str, Floats], group: str, alpha: float) -> Floats:
+    weights = np.concatenate(prepared.weights(group), axis=1)
+    return smooth_scales(np.abs(seen[group]).max(axis=0), np.abs(weights).max(axis=1), alpha)
 
 
 def _full_hadamard(prepared: Prepared, group: str, in_bits: int, seed: int) -> Prepared:
