@@ -8,7 +8,7 @@ codes from -q to q:
   floor(log2 peak) - (bits - 2); the code is x / 2^e, rounded, and limited to q. `scale` leaves as an E8M0 code, which
   is e + 127.
 - `real`: the scale is peak / q; the code is x q / peak, rounded. `peak` leaves in the input's own format and the
-  constant 1 / q belongs into the next scale. A divider makes a reciprocal once a group, one bit a cycle: R =
+  constant 1 / q belongs into the next scale. A divider makes a reciprocal once a group, three bits a cycle: R =
   floor(q 2^F / p) + 1 of the peak's mantissa p, normalised to the width W of a mantissa (in_bits; 11 of FP16), with F =
   `fraction_bits`; every value is multiplied by it, of the product W + 1 fraction bits are kept, and these are rounded.
 
@@ -40,15 +40,15 @@ both between B and the next such place. With p and P for the normalised range th
 fraction bits of the product; W + 1 and whether any below them is set are as good, for what is shifted out further is
 but looked at. Fewer fraction bits move some steps by one, and never take a zero point out of its range.
 
-IntFormat forms quotients in double precision, x / (r / n) with two roundings, so that it may miss a tie, x n / r = half
-an integer, by a unit in the last place to either side; here a tie is one. All other codes are the same.
-
 A group of zeros has scale 1: E8M0 code 127, integer 1, or 1.0; its zero point is the least code, -2^(bits-1).
 
-The buffer holds the group that leaves and what enters meanwhile, `buffer_beats` beats of lanes * in_bits flip-flops (16
-a half): with `pot` a group and two beats, with `real` a group and the beats that enter while the divider works, at most
-another group and a beat. It is not doubled further than that, and still most of the unit's area where groups are
-tokens of hundreds of values.
+The buffer holds the group that leaves and what enters meanwhile, `buffer_beats` beats: with `pot` a group and two
+beats, with `real` a group and the beats that enter until its reciprocal is made or, where that takes longer than a
+group, about another group. `stored_beats` of them are written to one of as many words of lanes * in_bits flip-flops (16
+a half). The oldest beat stands beside these, at the top: a register of its own, signs, magnitudes and exponents apart,
+which the oldest stored beat enters as soon as the one before it has left, whether or not its group's scale is made. So
+choosing a word and the lanes' product share no cycle, and the register takes none of its own. The buffer is still most
+of the unit's area where groups are tokens of hundreds of values.
 """
 
 from __future__ import annotations
@@ -95,6 +95,8 @@ from models.unit import (
     step_streams,
 )
 
+DIVIDER_DIGIT = 3
+"""bits of a quotient that the divider makes a cycle"""
 LANE_STAGES = 2
 """the product, or the magnitude; the code, or its distance from the zero point"""
 SHARED = ("scale", "zero")
@@ -104,6 +106,7 @@ E8M0_BIAS = 127
 HALF_ONE = 15 << 10
 """the pattern of 1.0"""
 HALF_BIAS = 15
+HALF_EXPONENT_BITS = 5
 
 
 class Scale(StrEnum):
@@ -183,6 +186,11 @@ class QuantizerParams:
         return HALF_DIGITS if self.is_float else self.in_bits
 
     @property
+    def number_bits(self) -> int:
+        """Width of a value as sign, magnitude and, of FP16, exponent."""
+        return self.digits + 1 + HALF_EXPONENT_BITS * self.is_float
+
+    @property
     def largest(self) -> int:
         """The largest code, q."""
         return (1 << (self.bits - 1)) - 1
@@ -228,19 +236,38 @@ class QuantizerParams:
 
     @property
     def reciprocal_bits(self) -> int:
-        """Width of R, and cycles of the divider."""
+        """Width of R."""
         return self.fraction - self.divisor_digits + self.bits + self.zero_points
+
+    @property
+    def divider_cycles(self) -> int:
+        """Digits of a quotient that has R's bits, and perhaps some below them."""
+        return -(-self.reciprocal_bits // DIVIDER_DIGIT)
+
+    @property
+    def finding_cycles(self) -> int:
+        """Cycles that it takes after the register behind a group's last beat to find what its scale is made of: the
+        largest magnitude of `real` scales, first of each half of a beat, and the range of zero points."""
+        return (1 + self.zero_points) * (self.scale is Scale.REAL)
 
     @property
     def buffer_beats(self) -> int:
         """Beats of the buffer: so many that the lanes alone, or the divider, set the pace."""
-        t = self.group_beats
-        return t + 2 if self.scale is Scale.POT else t + min(t + 1, self.reciprocal_bits + 3)
+        t, wait = self.group_beats, self.divider_cycles + self.finding_cycles + 3
+        if self.scale is Scale.POT:
+            return t + 2
+        # under the divider's pace the next group, and what of a third one must enter before the first has left
+        return t + max(min(t + max(t + self.finding_cycles + 1 - self.divider_cycles, 0), wait), 2)
+
+    @property
+    def stored_beats(self) -> int:
+        """Beats of the buffer but the one at its top, a register of its own that the lanes read."""
+        return self.buffer_beats - 1
 
     @property
     def period(self) -> int:
         """Cycles from one group to the next."""
-        return max(self.group_beats, self.reciprocal_bits + 1) if self.scale is Scale.REAL else self.group_beats
+        return max(self.group_beats, self.divider_cycles + 1) if self.scale is Scale.REAL else self.group_beats
 
     @property
     def scale_bits(self) -> int:
@@ -258,6 +285,11 @@ class QuantizerParams:
                 return self.digits + self.bits + 1 + self.zero_points + self.has_wide_range
         assert self.multiplier is not None
         return self.digits + self.multiplier.bit_length() + (HALF_SPARE if self.is_float else 0)
+
+    @property
+    def word_zeros(self) -> int:
+        """Its lowest bits that are zero, so that every value's is shifted down."""
+        return {Scale.POT: self.bits - 2, Scale.STATIC: HALF_SPARE * self.is_float}.get(self.scale, 0)
 
     @property
     def step_bits(self) -> int:
@@ -301,6 +333,11 @@ class QuantizerParams:
         least = {Scale.POT: self.digits - 1, Scale.REAL: self.digits + 1}.get(self.scale, self.shift or 0)
         # a range has up to a digit more than its ends, and a word one for all that was cut off
         return least + (HALF_DISTANCE if self.is_float else 0) + 2 * self.has_wide_range
+
+    @property
+    def has_fixed_places(self) -> bool:
+        """Whether all products are shifted by `shift` places."""
+        return self.scale is Scale.STATIC and not self.is_float
 
     @property
     def places_bits(self) -> int:
@@ -558,13 +595,14 @@ def _rounded(word: Ints, places: Ints, negative: NDArray[np.bool_], rounding: Ro
 def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
     """Exact cycles; M and K may be int64 arrays.
 
-    A group of T beats leaves every T cycles; with `real` every max(T, D + 1) cycles, D = reciprocal_bits cycles of the
-    divider. The first leaves when all of it has entered and its scale is made, through `stages` registers.
+    A group of T beats leaves every T cycles; with `real` every max(T, D + 1) cycles, D = divider_cycles. The first
+    leaves when all of it has entered and its scale is made, which takes finding_cycles and the divider's, through
+    `stages` registers.
     """
     M, K = _check_groups(params, M, K)
     groups, t = M * (K // params.group), params.group_beats
-    waits = {Scale.POT: t + 1, Scale.REAL: t + params.reciprocal_bits + 2, Scale.STATIC: 0}[params.scale]
-    total = (groups - 1) * params.period + waits + t + params.stages
+    wait = {Scale.POT: 1, Scale.REAL: params.finding_cycles + params.divider_cycles + 2, Scale.STATIC: -t}[params.scale]
+    total = (groups - 1) * params.period + t + wait + t + params.stages
     return Timing(
         total_cycles=total,
         load_cycles=0 * groups,
@@ -578,39 +616,50 @@ def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
 def ops(params: QuantizerParams, M: int, K: int) -> tuple[Op, ...]:
     """Operations of a run without stalls.
 
-    A value takes a negation (integers) and a comparison as it enters, with zero points a comparison with each end;
-    another negation, a product (`real`, `static`), a difference of exponents (FP16), a shift, the addition of a
-    rounding and a negation as it leaves, and with zero points the subtraction of the lower end's steps. A group takes a
-    subtraction a cycle of the divider; with zero points its range (of FP16 two shifts and the rounding to single
-    precision as well), and its lower end what a value takes as it leaves. Buffers and a group's registers are written
-    once a value or group, the divider's once each of its cycles, those of the lanes in every cycle.
+    A value takes a negation (integers) and a comparison as it enters, with zero points a comparison with each end, with
+    `pot` one of exponents (FP16; of integers none, gates that are not counted find the highest digit); another
+    negation, a product (`real`, `static`), a difference of exponents (FP16), a shift and one addition of rounding and
+    sign as it leaves, and with zero points the subtraction of the lower end's steps. A group takes in each cycle of the
+    divider a subtraction of every multiple that a digit can be, a carry-save one for those that are no shift; with zero
+    points its range (of FP16 two shifts and the rounding to single precision as well), and its lower end what a value
+    takes as it leaves. Buffers (the words and the top) and a group's registers are written once a value or
+    group, the divider's once each of its cycles, those of a beat's largest magnitudes and of the lanes in every cycle.
     """
     M, K = _check_groups(params, M, K)
     cycles, groups = timing(params, M, K).total_cycles, M * (K // params.group)
-    dynamic = () if params.scale is Scale.STATIC else _group_ops(params, M * K, groups)
+    dynamic = () if params.scale is Scale.STATIC else _group_ops(params, M * K, groups, cycles)
     offsets = _offset_ops(params, M * K, groups, cycles) if params.zero_points else ()
     return (*dynamic, *offsets, *_lane_ops(params, M * K + groups * params.zero_points, cycles))
 
 
-def _group_ops(p: QuantizerParams, count: int, groups: int) -> tuple[Op, ...]:
-    found = [Op("add", count, p.peak_bits), Op("reg", count, p.in_bits), Op("mux", count, p.in_bits, p.buffer_beats)]
+def _group_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tuple[Op, ...]:
+    found = [Op("reg", count, p.in_bits + p.number_bits), Op("mux", count, p.in_bits, p.stored_beats)]
     found += [] if p.is_float or p.zero_points else [Op("add", count, p.in_bits)]
     found += [Op("reg", groups * p.group_beats, p.found_bits)] if p.group_beats > 1 else []
     found += [Op("reg", groups, p.found_bits + p.anchor_bits)]
     if p.scale is Scale.POT:
-        return (*found, Op("reg", groups, 1))
-    d, width = p.reciprocal_bits, p.divisor_digits
-    divider = [Op("add", groups * d, width + 1), Op("reg", groups * d, d), Op("reg", groups * (d + 2), width)]
-    handed = [Op("add", groups, d), Op("reg", groups, d + p.made_bits + p.low_bits)]
+        return (*found, *([Op("add", count, HALF_EXPONENT_BITS)] if p.is_float else []), Op("reg", groups, 1))
+    found += [Op("add", count, p.peak_bits), Op("reg", cycles, min(p.lanes, 2) * p.found_bits)]
+    handed = [Op("add", groups, p.reciprocal_bits), Op("reg", groups, p.reciprocal_bits + p.made_bits)]
     # of a wide range the divider has the digits that its scale is made of
     entered = p.anchor_bits + p.low_bits + (0 if p.has_wide_range else p.made_bits)
-    return (*found, *divider, *handed, Op("reg", groups, entered))
+    return (*found, *_divider_ops(p, groups), *handed, Op("reg", groups, entered))
+
+
+def _divider_ops(p: QuantizerParams, groups: int) -> list[Op]:
+    d, width, multiples = p.divider_cycles, p.divisor_digits, (1 << DIVIDER_DIGIT) - 1
+    trials = [
+        Op("add", groups * d * multiples, width + DIVIDER_DIGIT),
+        Op("csa", groups * d * (multiples - DIVIDER_DIGIT), width + DIVIDER_DIGIT + 1),
+    ]
+    return [*trials, Op("reg", groups * d, d * DIVIDER_DIGIT), Op("reg", groups * (d + 2), width)]
 
 
 def _offset_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tuple[Op, ...]:
     """What zero points add, but for the lane of the lower end and for wider registers."""
     found = [Op("add", count, p.high_bits), Op("add", count, p.step_bits), Op("add", groups, p.step_bits)]
     found += [Op("reg", cycles * p.lanes, p.bits), Op("reg", cycles, p.bits)]
+    found += [Op("reg", groups, (SPAN_BITS if p.is_float else p.in_bits) + p.number_bits - 1)]
     if not p.is_float:
         return (*found, Op("add", groups, p.in_bits))
     spans = [Op("shift", 2 * groups, SPAN_BITS - 1, HALF_DISTANCE), Op("add", groups, SPAN_BITS)]
@@ -619,8 +668,7 @@ def _offset_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tup
 
 def _lane_ops(p: QuantizerParams, count: int, cycles: int) -> tuple[Op, ...]:
     lanes = p.lanes + p.zero_points
-    zeros = {Scale.POT: p.bits - 2, Scale.REAL: 0}.get(p.scale, HALF_SPARE * p.is_float)  # below a word: no registers
-    found = [Op("reg", cycles * lanes, p.word_bits - zeros + 1 + p.step_bits), *[Op("add", count, p.step_bits)] * 2]
+    found = [Op("reg", cycles * lanes, p.word_bits - p.word_zeros + 1 + p.step_bits), Op("add", count, p.step_bits)]
     if p.scale is not Scale.POT:
         other = p.reciprocal_bits if p.scale is Scale.REAL else (p.multiplier or 0).bit_length()
         found.append(Op("mul", count, p.digits, other))
@@ -666,20 +714,22 @@ def _control(params: QuantizerParams) -> Control:
 
 
 class GroupControl:
-    """A buffer that fills, at most one largest magnitude that waits, a divider, and the group that leaves."""
+    """A buffer that fills, at most one group that waits for its scale, a divider, and the group that leaves."""
 
     def __init__(self, params: QuantizerParams) -> None:
         self.beats, self.room = params.group_beats, params.buffer_beats
-        self.divide = params.reciprocal_bits if params.scale is Scale.REAL else None
+        self.divide = params.divider_cycles if params.scale is Scale.REAL else None
         self.filled = self.entered = self.left = self.sent = 0
         """beats in the buffer; of the group that enters; still to leave; that have left"""
-        self.waiting = False
+        self.finding = params.finding_cycles
+        self.waiting: int | None = None
+        """cycles until what the scale is made of is found; none while no group waits"""
         self.dividing: int | None = None
         """cycles that the divider still needs; none while it has no group"""
         self.pipeline = PipelineControl(params.stages, "")
 
     def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
-        blocked = self.entered == self.beats - 1 and self.waiting and not self.handed(accept)
+        blocked = self.entered == self.beats - 1 and self.waiting is not None and not self.handed(accept)
         return {"i_x": self.filled < self.room and not blocked}
 
     def free(self, accept: bool) -> bool:
@@ -692,8 +742,8 @@ class GroupControl:
     def handed(self, accept: bool) -> bool:
         """The largest magnitude goes on."""
         if self.divide is None:
-            return self.waiting and self.free(accept)
-        return self.waiting and (self.dividing is None or self.delivered(accept))
+            return self.waiting == 0 and self.free(accept)
+        return self.waiting == 0 and (self.dividing is None or self.delivered(accept))
 
     def shown(self) -> int | None:
         return self.pipeline.shown()
@@ -719,7 +769,12 @@ class GroupControl:
     def _fill(self, taken: bool, reading: bool, handed: bool) -> None:
         self.filled += taken - reading
         self.entered = (self.entered + taken) % self.beats
-        self.waiting = (self.waiting and not handed) or (taken and self.entered == 0)
+        if taken and self.entered == 0:
+            self.waiting = self.finding
+        elif handed:
+            self.waiting = None
+        elif self.waiting:
+            self.waiting -= 1
 
 
 def shape_of(params: QuantizerParams, X: NDArray[Any]) -> dict[str, int]:
