@@ -73,9 +73,9 @@ def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:
     """All metrics of the point by their names in `hwsim.metrics`, and `ops`: the energy in pJ by kind of operation.
 
     Cycles and energy are of the network's workload. Activations are FP16 between layers. Quantizers, transform units
-    and the engine run one after the other, at the clock of the slowest; all are in cycles, energy and area. What stands
-    outside them (zero-point correction, scales, bias, activation functions, layers kept in float, a transform's clip,
-    conversion to FP16 or to block floats) is in none of the three. `liberty` replaces the built-in cell library.
+    and the engine take turns, at the clock of the slowest; all are in cycles, energy and area. What stands outside them
+    (zero-point correction, scales, bias, activation functions, layers kept in float, a transform's clip, conversion to
+    FP16 or to block floats) is in none of the three. `liberty` replaces the built-in cell library.
     """
     params = engine_params(point)
     numbers, work = _accuracy(point, params)
@@ -150,8 +150,8 @@ def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
     """Params of the unit, and the shape of its run, for everything in `work.codes` that becomes integers. Engines that
     take floats need none.
 
-    Values come as FP16 out of memory, or as the integers that a transform's unit puts out. All tokens of one kind share
-    a unit whose group holds the longest.
+    Values are FP16, or the integers that a transform's unit put out. They come out of memory, as units take turns, so
+    that quantizers need no buffer and read a token twice. All tokens of one kind share a unit for the longest.
     """
     entry, most = unit("quantizer"), {}
     coded = [(_encoding(fmt, before), *shape) for fmt, before, *shape in work.codes if isinstance(fmt, IntFormat)]
@@ -168,7 +168,7 @@ def _encoding(fmt: IntFormat, before: Any) -> tuple[tuple[str, Any], ...]:
     if before is not None:
         name, params = before.hardware()
         values = {"in_bits": unit(name).params(**params).out_bits}
-    values |= {"lanes": QUANTIZER_LANES, "bits": fmt.bits, "zero_points": not fmt.symmetric}
+    values |= {"lanes": QUANTIZER_LANES, "passes": 2, "bits": fmt.bits, "zero_points": not fmt.symmetric}
     return tuple(values.items())
 
 

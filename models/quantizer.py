@@ -49,6 +49,13 @@ a half). The oldest beat stands beside these, at the top: a register of its own,
 which the oldest stored beat enters as soon as the one before it has left, whether or not its group's scale is made. So
 choosing a word and the lanes' product share no cycle, and the register takes none of its own. The buffer is still most
 of the unit's area where groups are tokens of hundreds of values.
+
+`passes` = 2 has no buffer, and the same codes, scales and zero points. A memory outside the unit gives every group
+twice in a row, the same beats in the same order. In the first pass the largest magnitude or both ends are found, and
+nothing leaves; `i_x` is not ready until the scale is made, and then the second pass goes straight through the register
+before the lanes, which no beat of a first pass enters. The next group's first pass follows the last beat of the second.
+Everything stands still while the output waits, but for the making of a scale. What codes a second pass gets that
+differs from its first is not defined.
 """
 
 from __future__ import annotations
@@ -125,8 +132,9 @@ class QuantizerParams:
     """Groups, widths, and how codes are made.
 
     `lanes` values enter and leave a cycle. `in_bits` is the width of two's-complement integers, 16 with FP16. `group`
-    is a multiple of `lanes`; with static scales, which nothing shares, it is `lanes`. `fraction_bits` and `zero_points`
-    are for `real` alone, `multiplier` and `shift` for `static`, which needs both.
+    is a multiple of `lanes`, at most 4096, and of two `passes` 65536; with static scales, which nothing shares, it is
+    `lanes`, in one pass. `fraction_bits` and `zero_points` are for `real` alone, `multiplier` and `shift` for `static`,
+    which needs both.
     """
 
     group: int = 32
@@ -140,10 +148,12 @@ class QuantizerParams:
     fraction_bits: int | None = None
     multiplier: int | None = None
     shift: int | None = None
+    passes: int = 1
 
     def __post_init__(self) -> None:
         check_choice("quantizer", self, act_format=ActFormat, scale=Scale, rounding=Rounding)
-        check_range("quantizer", self, group=(1, 4096), lanes=(1, 64), in_bits=(2, 24), bits=(2, 12))
+        check_range("quantizer", self, passes=(1, 2), lanes=(1, 64), in_bits=(2, 24), bits=(2, 12))
+        check_range("quantizer", self, group=(1, 4096 if self.passes == 1 else 1 << 16))
         rule = "quantizer: act_format=fp16 needs in_bits=16"
         require(not self.is_float or self.in_bits == HALF_BITS, f"{rule}, not {self.in_bits}")
         rule = f"quantizer: scale={self.scale} takes no zero_points; take scale=real"
@@ -161,6 +171,8 @@ class QuantizerParams:
         require(self.group % self.lanes == 0, f"{rule}, not {self.group}; nearest: {near}")
         rule = f"quantizer: scale=static shares nothing: group must be lanes={self.lanes}"
         require(self.scale is not Scale.STATIC or self.group == self.lanes, f"{rule}, not {self.group}")
+        rule = "quantizer: scale=static has nothing to find in a first pass: passes must be 1"
+        require(self.scale is not Scale.STATIC or self.passes == 1, f"{rule}, not {self.passes}")
 
     def _check_constants(self) -> None:
         static, w = self.scale is Scale.STATIC, self.divisor_digits
@@ -226,8 +238,13 @@ class QuantizerParams:
 
     @property
     def stages(self) -> int:
-        """From the buffer, or the input, to the output."""
+        """From the register before the lanes, or the input of static scales, to the output."""
         return LANE_STAGES + self.zero_points
+
+    @property
+    def piped(self) -> int:
+        """Registers of what leaves under the output's control: of two passes also the one before the lanes."""
+        return self.stages + self.passes - 1
 
     @property
     def fraction(self) -> int:
@@ -251,8 +268,13 @@ class QuantizerParams:
         return (1 + self.zero_points) * (self.scale is Scale.REAL)
 
     @property
+    def scale_cycles(self) -> int:
+        """Cycles between that of the last beat in which a group is read and that in which its scale is made."""
+        return (self.finding_cycles + 1 + self.divider_cycles) * (self.scale is Scale.REAL)
+
+    @property
     def buffer_beats(self) -> int:
-        """Beats of the buffer: so many that the lanes alone, or the divider, set the pace."""
+        """Beats of the buffer of one pass: so many that the lanes alone, or the divider, set the pace."""
         t, wait = self.group_beats, self.divider_cycles + self.finding_cycles + 3
         if self.scale is Scale.POT:
             return t + 2
@@ -267,6 +289,8 @@ class QuantizerParams:
     @property
     def period(self) -> int:
         """Cycles from one group to the next."""
+        if self.passes == 2:
+            return 2 * self.group_beats + self.scale_cycles
         return max(self.group_beats, self.divider_cycles + 1) if self.scale is Scale.REAL else self.group_beats
 
     @property
@@ -378,6 +402,8 @@ PRESETS = {
     "short-zeros": QuantizerParams(group=4, lanes=2, in_bits=9, bits=4, fraction_bits=12, zero_points=True),
     "fp16-zeros": QuantizerParams(group=8, lanes=2, bits=4, zero_points=True, **_FP16),
     "short-fp16-zeros": QuantizerParams(group=4, lanes=1, bits=8, zero_points=True, fraction_bits=31, **_FP16),
+    "pot-twice": QuantizerParams(group=8, lanes=2, in_bits=12, bits=6, scale=Scale.POT, passes=2),
+    "fp16-zeros-twice": QuantizerParams(group=12, lanes=4, bits=4, zero_points=True, passes=2, **_FP16),
 }
 
 
@@ -596,18 +622,19 @@ def timing(params: QuantizerParams, M: Any, K: Any) -> Timing:
     """Exact cycles; M and K may be int64 arrays.
 
     A group of T beats leaves every T cycles; with `real` every max(T, D + 1) cycles, D = divider_cycles. The first
-    leaves when all of it has entered and its scale is made, which takes finding_cycles and the divider's, through
-    `stages` registers.
+    leaves when all of it has entered and its scale is made, S = scale_cycles and one later, through `stages` registers:
+    S is 0 with `pot`, and with `real` finding_cycles + 1 + D. Of two passes a group enters every 2 T + S cycles, in S
+    of which no beat does, and the last leaves stages + 1 cycles after it: (2 T + S) groups + stages + 1 in all.
     """
     M, K = _check_groups(params, M, K)
     groups, t = M * (K // params.group), params.group_beats
-    wait = {Scale.POT: 1, Scale.REAL: params.finding_cycles + params.divider_cycles + 2, Scale.STATIC: -t}[params.scale]
-    total = (groups - 1) * params.period + t + wait + t + params.stages
+    first = t if params.scale is Scale.STATIC else t + params.scale_cycles + 1 + t
+    total, stream = (groups - 1) * params.period + first + params.stages, groups * t * params.passes
     return Timing(
         total_cycles=total,
         load_cycles=0 * groups,
-        stream_cycles=groups * t,
-        drain_cycles=total - groups * t,
+        stream_cycles=stream,
+        drain_cycles=total - stream,
         work=M * K,
         peak_per_cycle=params.lanes,
     )
@@ -624,6 +651,9 @@ def ops(params: QuantizerParams, M: int, K: int) -> tuple[Op, ...]:
     points its range (of FP16 two shifts and the rounding to single precision as well), and its lower end what a value
     takes as it leaves. Buffers (the words and the top) and a group's registers are written once a value or
     group, the divider's once each of its cycles, those of a beat's largest magnitudes and of the lanes in every cycle.
+
+    Of two passes both bring the values to the comparisons, and before those to their negation, and the second alone to
+    the register before the lanes. Reading them from memory, twice, is not in here.
     """
     M, K = _check_groups(params, M, K)
     cycles, groups = timing(params, M, K).total_cycles, M * (K // params.group)
@@ -632,14 +662,20 @@ def ops(params: QuantizerParams, M: int, K: int) -> tuple[Op, ...]:
     return (*dynamic, *offsets, *_lane_ops(params, M * K + groups * params.zero_points, cycles))
 
 
+def _held_ops(p: QuantizerParams, count: int) -> list[Op]:
+    if p.passes == 2:
+        return [Op("reg", count, p.number_bits)]
+    return [Op("reg", count, p.in_bits + p.number_bits), Op("mux", count, p.in_bits, p.stored_beats)]
+
+
 def _group_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tuple[Op, ...]:
-    found = [Op("reg", count, p.in_bits + p.number_bits), Op("mux", count, p.in_bits, p.stored_beats)]
-    found += [] if p.is_float or p.zero_points else [Op("add", count, p.in_bits)]
+    compared = count * p.passes
+    found = _held_ops(p, count) + ([] if p.is_float or p.zero_points else [Op("add", compared, p.in_bits)])
     found += [Op("reg", groups * p.group_beats, p.found_bits)] if p.group_beats > 1 else []
     found += [Op("reg", groups, p.found_bits + p.anchor_bits)]
     if p.scale is Scale.POT:
-        return (*found, *([Op("add", count, HALF_EXPONENT_BITS)] if p.is_float else []), Op("reg", groups, 1))
-    found += [Op("add", count, p.peak_bits), Op("reg", cycles, min(p.lanes, 2) * p.found_bits)]
+        return (*found, *([Op("add", compared, HALF_EXPONENT_BITS)] if p.is_float else []), Op("reg", groups, 1))
+    found += [Op("add", compared, p.peak_bits), Op("reg", cycles, min(p.lanes, 2) * p.found_bits)]
     handed = [Op("add", groups, p.reciprocal_bits), Op("reg", groups, p.reciprocal_bits + p.made_bits)]
     # of a wide range the divider has the digits that its scale is made of
     entered = p.anchor_bits + p.low_bits + (0 if p.has_wide_range else p.made_bits)
@@ -657,7 +693,7 @@ def _divider_ops(p: QuantizerParams, groups: int) -> list[Op]:
 
 def _offset_ops(p: QuantizerParams, count: int, groups: int, cycles: int) -> tuple[Op, ...]:
     """What zero points add, but for the lane of the lower end and for wider registers."""
-    found = [Op("add", count, p.high_bits), Op("add", count, p.step_bits), Op("add", groups, p.step_bits)]
+    found = [Op("add", count * p.passes, p.high_bits), Op("add", count, p.step_bits), Op("add", groups, p.step_bits)]
     found += [Op("reg", cycles * p.lanes, p.bits), Op("reg", cycles, p.bits)]
     found += [Op("reg", groups, (SPAN_BITS if p.is_float else p.in_bits) + p.number_bits - 1)]
     if not p.is_float:
@@ -686,9 +722,10 @@ def _lane_ops(p: QuantizerParams, count: int, cycles: int) -> tuple[Op, ...]:
 
 
 def beats(params: QuantizerParams, X: NDArray[Any]) -> Beats:
-    """Input beats: `i_x` {x[lanes]}, integers or patterns of FP16, row by row."""
+    """Input beats: `i_x` {x[lanes]}, integers or patterns of FP16, row by row; of two passes every group's twice."""
     x = half_bits(half("X", X)) if params.is_float else X.astype(np.int64)
-    return {"i_x": {"x": x.reshape(-1, params.lanes)}}
+    entering = np.repeat(x.reshape(-1, 1, params.group), params.passes, axis=1)
+    return {"i_x": {"x": entering.reshape(-1, params.lanes)}}
 
 
 def result(params: QuantizerParams, operands: tuple[NDArray[Any], ...], out_beats: Mapping[str, Ints]) -> Ints:
@@ -700,9 +737,10 @@ def result(params: QuantizerParams, operands: tuple[NDArray[Any], ...], out_beat
 
 def trace(params: QuantizerParams, stimulus: Stimulus) -> Trace:
     """Every port of every cycle; payload fields as in `beats` and `result`, what a group shares with all its beats."""
-    x = stimulus.beats["i_x"]["x"]
-    index, ready = step_streams(_control(params), stimulus, "o_y", len(x))
-    codes, *shared = _codes(params, (half_of(x) if params.is_float else x).reshape(-1, params.group))
+    entering = stimulus.beats["i_x"]["x"]
+    index, ready = step_streams(_control(params), stimulus, "o_y", len(entering) // params.passes)
+    x = entering.reshape(-1, params.passes, params.group)[:, 0]
+    codes, *shared = _codes(params, half_of(x) if params.is_float else x)
     out: dict[str, Ints] = {"y": codes.reshape(-1, params.lanes)}
     if params.scale is not Scale.STATIC:
         out |= {name: np.repeat(part, params.group_beats) for name, part in zip(SHARED, shared, strict=False)}
@@ -710,7 +748,9 @@ def trace(params: QuantizerParams, stimulus: Stimulus) -> Trace:
 
 
 def _control(params: QuantizerParams) -> Control:
-    return PipelineControl(params.stages, "i_x") if params.scale is Scale.STATIC else GroupControl(params)
+    if params.scale is Scale.STATIC:
+        return PipelineControl(params.stages, "i_x")
+    return GroupControl(params) if params.passes == 1 else PassControl(params)
 
 
 class GroupControl:
@@ -775,6 +815,29 @@ class GroupControl:
             self.waiting = None
         elif self.waiting:
             self.waiting -= 1
+
+
+class PassControl:
+    """First and second passes in turn, and between the two no beat until the scale is made."""
+
+    def __init__(self, params: QuantizerParams) -> None:
+        self.beats, self.pause = params.group_beats, params.scale_cycles
+        self.entered = self.waits = self.sent = 0
+        """beats of both passes of the group that enters; cycles until its second may; beats that have left"""
+        self.pipeline = PipelineControl(params.piped, "")
+
+    def ready(self, valid: Mapping[str, bool], accept: bool) -> dict[str, bool]:
+        return {"i_x": self.waits == 0 and self.pipeline.advance(accept)}
+
+    def shown(self) -> int | None:
+        return self.pipeline.shown()
+
+    def clock(self, taken: Mapping[str, int], accept: bool) -> None:
+        coded = bool(taken) and self.entered >= self.beats
+        self.pipeline.clock({"": self.sent} if coded else {}, accept)
+        self.sent += coded
+        self.entered = (self.entered + bool(taken)) % (2 * self.beats)
+        self.waits = self.pause if taken and self.entered == self.beats else max(self.waits - 1, 0)
 
 
 def shape_of(params: QuantizerParams, X: NDArray[Any]) -> dict[str, int]:

@@ -68,7 +68,7 @@ class Quantizer(Component):
 
     def elaborate(self, platform: object) -> Module:
         m, p = Module(), self.params
-        m.submodules.pipeline = pipeline = Pipeline(p.stages)
+        m.submodules.pipeline = pipeline = Pipeline(p.piped)
         m.d.comb += [pipeline.accept.eq(self.o_y.ready), self.o_y.valid.eq(pipeline.shown)]
         if p.scale is Scale.STATIC:
             m.d.comb += [
@@ -82,22 +82,33 @@ class Quantizer(Component):
         return m
 
     def _grouped(self, m: Module, pipeline: Pipeline) -> Value:
-        p, count = self.params, _counts(m, self, pipeline)
-        m.submodules.buffer = buffer = Buffer(p.lanes * p.in_bits, p.stored_beats)
-        m.d.comb += [
-            buffer.write.eq(count.taken),
-            buffer.write_at.eq(count.write_at),
-            buffer.data.eq(self.i_x.payload.as_value()),
-            buffer.read_at.eq(count.read_at),
-        ]
+        p = self.params
+        count, raised, beat = (self._buffered if p.passes == 1 else self._entering_twice)(m, pipeline)
         group = _group(m, p, count, self.i_x.payload.as_value())
-        top = [_register(m, f"top_{i}", x, count.raised) for i, x in enumerate(self._numbers(m, buffer.out))]
+        top = [_register(m, f"top_{i}", x, raised) for i, x in enumerate(self._numbers(m, beat))]
         codes = self._lanes(m, pipeline, top, group)
         scale = _scale(p, delay(m, group.scale, p.stages, pipeline.advance))
         if group.low is None:
             return Cat(*codes, scale)
         *codes, zero = _offset(m, p, codes, pipeline.advance)
         return Cat(*codes, scale, zero)
+
+    def _buffered(self, m: Module, pipeline: Pipeline) -> tuple[Counts, Value, Value]:
+        """The control, and the next beat for the register before the lanes: whether it enters, and its values."""
+        p, entering = self.params, self.i_x.payload.as_value()
+        count, places = _counts(m, self, pipeline)
+        m.submodules.buffer = buffer = Buffer(p.lanes * p.in_bits, p.stored_beats)
+        m.d.comb += [
+            buffer.write.eq(places.taken),
+            buffer.write_at.eq(places.write_at),
+            buffer.data.eq(entering),
+            buffer.read_at.eq(places.read_at),
+        ]
+        return count, places.raised, buffer.out
+
+    def _entering_twice(self, m: Module, pipeline: Pipeline) -> tuple[Counts, Value, Value]:
+        """The same without a buffer."""
+        return *_pass_counts(m, self, pipeline), self.i_x.payload.as_value()
 
     def _numbers(self, m: Module, beat: Value) -> list[Value]:
         p = self.params
@@ -141,15 +152,10 @@ def limited_code(m: Module, count: Value, bits: int) -> Value:
 class Counts(NamedTuple):
     """What the control says in a cycle."""
 
-    taken: Value
     compared: Value
     """a beat's largest magnitude, or both its ends, meet those of its group so far: with `pot` as it is taken"""
     last: Value
     """that beat is its group's last"""
-    write_at: Value
-    raised: Value
-    """the oldest beat that is stored goes to the top of the buffer"""
-    read_at: Value
     found: Value
     """both ends of a group are known since this cycle; with zero points alone"""
     handed: Value
@@ -160,7 +166,17 @@ class Counts(NamedTuple):
     """the divider makes a digit"""
 
 
-def _counts(m: Module, unit: Quantizer, pipeline: Pipeline) -> Counts:
+class Places(NamedTuple):
+    """What the control says to the buffer in a cycle."""
+
+    taken: Value
+    write_at: Value
+    raised: Value
+    """the oldest beat that is stored goes to the top of the buffer"""
+    read_at: Value
+
+
+def _counts(m: Module, unit: Quantizer, pipeline: Pipeline) -> tuple[Counts, Places]:
     """Counters, and the streams' valid and ready, as GroupControl in models/quantizer.py has them."""
     p = unit.params
     filled, left = Signal(range(p.buffer_beats + 1), name="filled"), Signal(range(p.group_beats + 1), name="left")
@@ -185,9 +201,48 @@ def _counts(m: Module, unit: Quantizer, pipeline: Pipeline) -> Counts:
         left.eq(Mux(delivered, p.group_beats, left - reading)),
         waiting.eq((waiting & ~handed) | (taken & last)),
     ]
-    compared, ended = (taken, last) if p.scale is Scale.POT else (_delayed(m, taken), _delayed(m, last))
-    found = ripe[1] & ~ripe[2] if p.zero_points else Const(0, 1)
-    return Counts(taken, compared, ended, write_at, raised, read_at, found, handed, delivered, dividing)
+    count = Counts(*_compared(m, p, taken, last), _found(p, ripe), handed, delivered, dividing)
+    return count, Places(taken, write_at, raised, read_at)
+
+
+def _pass_counts(m: Module, unit: Quantizer, pipeline: Pipeline) -> tuple[Counts, Value]:
+    """A counter, and the streams' valid and ready, as PassControl in models/quantizer.py has them; and whether a beat
+    of a second pass is taken."""
+    p = unit.params
+    first, second = Signal(name="first", init=1), Signal(name="second")
+    waiting, taken, handed = (Signal(name=name) for name in ("waiting", "taken", "handed"))
+    ripe = _ripening(m, p, waiting, handed)
+    delivered, dividing = _delivery(m, p, ripe[-1], handed, Const(1, 1))
+    last = _count(m, "entered", p.group_beats, taken)
+    open_second = named(m, second | delivered)
+    m.d.comb += [
+        unit.i_x.ready.eq(pass_ready(first, open_second, pipeline.advance)),
+        taken.eq(unit.i_x.valid & unit.i_x.ready),
+        pipeline.taken.eq(taken & ~first),
+    ]
+    ended = named(m, taken & last)
+    m.d.sync += [
+        first.eq(first ^ ended),
+        second.eq(open_second & ~ended),
+        waiting.eq((waiting & ~handed) | (first & ended)),
+    ]
+    count = Counts(*_compared(m, p, taken & first, last), _found(p, ripe), handed, delivered, dividing)
+    return count, pipeline.taken
+
+
+def pass_ready(first: Value, second: Value, advance: Value) -> Value:
+    """Whether a beat of either pass can enter: in the first one too all that leaves moves on, so that no beat is left
+    before the lanes when the next scale replaces its own."""
+    return (first | second) & advance
+
+
+def _compared(m: Module, p: QuantizerParams, taken: Value, last: Value) -> tuple[Value, Value]:
+    """A beat that is taken, and that it is its group's last, when its own largest magnitude is known."""
+    return (taken, last) if p.scale is Scale.POT else (_delayed(m, taken), _delayed(m, last))
+
+
+def _found(p: QuantizerParams, ripe: list[Value]) -> Value:
+    return ripe[1] & ~ripe[2] if p.zero_points else Const(0, 1)
 
 
 def _ripening(m: Module, p: QuantizerParams, waiting: Value, handed: Value) -> list[Value]:

@@ -38,7 +38,8 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
     folds = [-(-k // 4) * -(-n // 4) for k, n in LAYERS]
     cycles = sum(count * (batch + 2 * 4 + 4 - 2) + 1 for count in folds)
     # one quantizer for tokens of up to 128 halves: a group a token, one after the other
-    quantizer = unit("quantizer").params(group=128, bits=8, act_format="fp16", in_bits=16, lanes=8, zero_points=True)
+    shape = {"group": 128, "lanes": 8, "passes": 2}
+    quantizer = unit("quantizer").params(**shape, bits=8, act_format="fp16", in_bits=16, zero_points=True)
     coding = 3 * unit("quantizer").timing(quantizer, M=batch, K=128).total_cycles
     made, coder = hwsim.synth.synthesize(emit(p), "systolic"), hwsim.synth.synthesize(emit(quantizer), "quantizer")
     area, delay = made.area_um2 + coder.area_um2, max(made.delay_ns, coder.delay_ns)
@@ -63,8 +64,9 @@ def test_a_transforms_own_hardware_is_in_the_bill():
     batch = plain["macs"] // sum(k * n for k, n in LAYERS)
     assert turned["transform_cycles"] == sum(batch * k // 64 + 6 for k, _ in LAYERS)
     quantizer = unit("quantizer")
-    before = quantizer.params(group=128, bits=11, act_format="fp16", in_bits=16, lanes=8)
-    behind = quantizer.params(group=128, bits=8, in_bits=11 + 6, lanes=8, zero_points=True)
+    shape = {"group": 128, "lanes": 8, "passes": 2}
+    before = quantizer.params(**shape, bits=11, act_format="fp16", in_bits=16)
+    behind = quantizer.params(**shape, bits=8, in_bits=11 + 6, zero_points=True)
     coding = sum(3 * quantizer.timing(each, M=batch, K=128).total_cycles for each in (before, behind))
     assert turned["quantizer_cycles"] == coding
     areas = [hwsim.synth.synthesize(emit(each), "quantizer").area_um2 for each in (before, behind)]

@@ -9,6 +9,7 @@ from amaranth.sim import Simulator
 
 import rtl.dequantizer
 import rtl.quantizer
+from hwsim.synth import synthesize
 from hwsim.verify import verify
 from models.bits import Rounding
 from models.catalog import unit
@@ -17,6 +18,7 @@ from models.floats import random_halves
 from models.formats import IntFormat
 from models.quantizer import GroupControl, QuantizerParams, quantized, token_run, values
 from models.unit import InputError
+from rtl.emit import emit
 
 QUANTIZER, DEQUANTIZER = unit("quantizer"), unit("dequantizer")
 
@@ -367,10 +369,141 @@ def test_groups_leave_at_the_pace_of_the_lanes_or_of_the_divider():
     assert QUANTIZER.timing(pot, M=3, K=8).total_cycles == 3 * 4 + 4 + 1 + 2
 
 
+# ------------------------------------------------------------------------------------------------- two passes
+
+
+TWICE_PRESETS = ["pot-twice", "fp16-zeros-twice"]
+
+
+def test_two_passes_take_every_group_twice_and_wait_for_its_scale_between_them():
+    fast = QuantizerParams(group=8, lanes=2, in_bits=12, bits=4, scale="pot", passes=2)
+    # 4 beats twice; a register before the lanes and 2 behind it
+    assert [QUANTIZER.timing(fast, M=m, K=8).total_cycles for m in (1, 3)] == [8 + 3, 24 + 3]
+    slow = replace(fast, scale="real")
+    # 1 to find the largest, 1 to hand over, 6 digits
+    assert [QUANTIZER.timing(slow, M=m, K=8).total_cycles for m in (1, 3)] == [16 + 3, 48 + 3]
+    wide = QuantizerParams(group=65536, lanes=64, act_format="fp16", bits=4, zero_points=True, passes=2)
+    t = QUANTIZER.timing(wide, M=2, K=65536)
+    assert t.total_cycles == 2 * (2 * 1024 + 2 + 1 + 11) + 4
+    assert (t.stream_cycles, t.work) == (4 * 1024, 2 * 65536)
+
+
+@pytest.mark.parametrize("preset", TWICE_PRESETS)
+def test_two_passes_give_the_codes_and_what_is_shared_of_one(preset):
+    p = QUANTIZER.preset(preset)
+    x = QUANTIZER.sample(p, np.random.default_rng(1), M=3, K=2 * p.group)
+    assert (QUANTIZER.golden(p, *x) == QUANTIZER.golden(replace(p, passes=1), *x)).all()
+    once, twice = (QUANTIZER.beats(replace(p, passes=n), *x)["i_x"]["x"].reshape(6, n, -1) for n in (1, 2))
+    assert (twice == once).all()
+
+
+TWICE = {
+    "twice-int": {"group": 6, "lanes": 2, "in_bits": 9, "bits": 4},
+    "twice-int-zeros": {"group": 9, "lanes": 3, "in_bits": 9, "bits": 4, "zero_points": True},
+    "twice-a-beat": {"group": 3, "lanes": 3, "in_bits": 5, "bits": 3},
+    "twice-a-beat-pot": {"group": 1, "lanes": 1, "act_format": "fp16", "bits": 4, "scale": "pot"},
+    "twice-fp16": {"group": 4, "lanes": 2, "act_format": "fp16", "bits": 4},
+    "twice-large": {"group": 4098, "lanes": 6, "in_bits": 4, "bits": 3, "scale": "pot"},
+}
+
+
+@pytest.mark.parametrize("name", TWICE)
+def test_two_passes_go_through_the_rtl_of_every_kind(name):
+    assert not found(QUANTIZER.params(passes=2, **TWICE[name]), cases=1 if name == "twice-large" else 12)
+
+
+KINDS = [{"scale": "pot"}, {"zero_points": False}, {"zero_points": True}]
+
+
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_of_two_passes_comparisons_alone_are_counted_twice_and_no_buffer(act_format, kind):
+    p = QUANTIZER.params(group=6, lanes=2, act_format=act_format, bits=4, **kind)
+    once, twice = (counted(QUANTIZER.ops(replace(p, passes=n), M=5, K=12)) for n in (1, 2))
+    is_float, ends = act_format == "fp16", 1 + p.zero_points
+    more = {("add", 15): ends} if is_float else {("add", 16): 1, ("add", 15 if p.zero_points else 16): 1}
+    if p.scale == "pot":
+        more = {("add", 5): 1} if is_float else {("add", 16): 1}
+    elif not is_float and not p.zero_points:
+        more = {("add", 16): 2}
+    wanted = once | {(*op, 0): once[*op, 0] + 60 * times for op, times in more.items()}
+    assert twice == {op: count for op, count in wanted.items() if op[0] != "mux"}
+
+
+def counted(ops):
+    """All but registers, by kind and widths."""
+    totals = {}
+    for op in ops:
+        if op.kind != "reg":
+            key = (op.kind, op.bits, op.bits2)
+            totals[key] = totals.get(key, 0) + op.count
+    return totals
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("act_format", ["int", "fp16"])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_of_two_passes_registers_are_those_of_the_netlist(act_format, kind, tmp_path):
+    p = QUANTIZER.params(group=6, lanes=2, act_format=act_format, bits=4, passes=2, **kind)
+    one, two = (sum(op.count * op.bits for op in QUANTIZER.ops(p, M=m, K=p.group) if op.kind == "reg") for m in (1, 2))
+    cycles = [QUANTIZER.timing(p, M=m, K=p.group).total_cycles for m in (1, 2)]
+    a_cycle = (2 * one - two) // (2 * cycles[0] - cycles[1])
+    # a group of three beats: two of the values before the lanes and of the largest so far are written over
+    held = one - cycles[0] * a_cycle - 2 * p.lanes * p.number_bits - 2 * p.found_bits
+    control = 3 + p.piped + 2  # first, second, waiting; valid bits; which beat
+    if p.scale == "real":
+        d = p.divider_cycles
+        held -= (d - 1) * 3 * d + d * p.divisor_digits
+        control += 2 + 1 + d.bit_length() + p.finding_cycles  # a beat, the last one; busy, and how long
+    cells = synthesize(emit(p), "quantizer", cache=tmp_path).cells
+    assert sum(n for cell, n in cells.items() if cell.startswith("DFF")) == a_cycle + held + control
+
+
+@pytest.mark.parametrize("name", ["twice-int", "twice-int-zeros", *TWICE_PRESETS])
+def test_a_second_pass_that_is_counted_into_the_next_peak_is_found(monkeypatch, name):
+    honest = rtl.quantizer._pass_counts
+
+    def counts(m, unit_, pipeline):
+        count, entering = honest(m, unit_, pipeline)
+        late = entering if unit_.params.scale == "pot" else rtl.quantizer._delayed(m, entering)
+        return count._replace(compared=count.compared | late, last=count.last & count.compared), entering
+
+    monkeypatch.setattr(rtl.quantizer, "_pass_counts", counts)
+    assert found(params_of(name))
+
+
+READY = {
+    "while dividing": lambda _first, _second, advance: advance,
+    "for a first pass while the output waits": lambda first, second, advance: first | (second & advance),
+    "for a second pass while the output waits": lambda first, second, advance: second | (first & advance),
+    "for no second pass": lambda first, _second, advance: first & advance,
+}
+
+
+@pytest.mark.parametrize("name", ["twice-int", "twice-int-zeros", "fp16-zeros-twice"])
+@pytest.mark.parametrize("fault", READY)
+def test_an_input_that_is_ready_too_soon_or_never_is_found(monkeypatch, name, fault):
+    monkeypatch.setattr(rtl.quantizer, "pass_ready", READY[fault])
+    assert found(params_of(name))
+
+
+def params_of(name):
+    """A preset's, or those of `TWICE`."""
+    return QUANTIZER.params(passes=2, **TWICE[name]) if name in TWICE else QUANTIZER.preset(name)
+
+
 @pytest.mark.parametrize(
     "values_, message",
     [
         ({"group": 12}, "group must be a multiple of lanes=8, not 12; nearest: 8"),
+        ({"passes": 3}, "passes must be a whole number from 1 to 2, not 3"),
+        ({"passes": 0}, "passes must be a whole number from 1 to 2, not 0"),
+        ({"group": 4104}, "group must be a whole number from 1 to 4096, not 4104"),
+        ({"group": 65544, "passes": 2}, "group must be a whole number from 1 to 65536, not 65544"),
+        (
+            {"scale": "static", "group": 8, "multiplier": 3, "shift": 2, "passes": 2},
+            "scale=static has nothing to find in a first pass: passes must be 1, not 2",
+        ),
         ({"in_bits": 4}, "bits must be at most the digits of a value, 4, not 8"),
         ({"act_format": "fp16", "in_bits": 12}, "act_format=fp16 needs in_bits=16, not 12"),
         ({"scale": "pott"}, "scale='pott' is unknown; did you mean 'pot'"),
@@ -441,9 +574,9 @@ def test_a_half_peak_without_one_of_its_parts_is_found(monkeypatch, preset, part
     assert found(QUANTIZER.preset(preset), cases=24)
 
 
-@pytest.mark.parametrize("preset", ["default", "smallest", "pot", "fp16", "zeros"])
+@pytest.mark.parametrize("preset", ["default", "smallest", "pot", "fp16", "zeros", *TWICE_PRESETS, "twice-int"])
 @pytest.mark.parametrize("fault", ["always", "late"])
-def test_a_top_of_the_buffer_that_does_not_wait_or_comes_too_late_is_found(monkeypatch, preset, fault):
+def test_values_before_the_lanes_that_do_not_wait_or_come_too_late_are_found(monkeypatch, preset, fault):
     honest, Const = rtl.quantizer._register, rtl.quantizer.Const
 
     def register(m, name, value, enable):
@@ -452,7 +585,7 @@ def test_a_top_of_the_buffer_that_does_not_wait_or_comes_too_late_is_found(monke
         return honest(m, name, value, Const(1, 1) if fault == "always" else rtl.quantizer._delayed(m, enable))
 
     monkeypatch.setattr(rtl.quantizer, "_register", register)
-    assert found(QUANTIZER.preset(preset))
+    assert found(params_of(preset))
 
 
 @pytest.mark.parametrize("preset", ["default", "smallest", "fp16", "zeros", "fp16-zeros"])

@@ -38,7 +38,7 @@ CHOICES |= {"scales": ["group", "group", "column", "block"], "zero_points": [Tru
 CHOICES |= {"correction": [True, False], "table_bits": [None, 4, 8], "aggregation": ["exact", "exact", "fast"]}
 CHOICES |= {"scale": ["pot", "real", "real", "static"], "out_format": ["int", "fp16", "fp32"], "out_bits": [3, 9, 24]}
 CHOICES |= {"group": [1, 2, 3, 5], "fraction_bits": [0, 5, None], "multiplier": [1, 6, 777], "shift": [0, 2, 9]}
-CHOICES |= {"readers": [None, None, 1, 2, 4], "group_size": [None, 1, 2]}
+CHOICES |= {"readers": [None, None, 1, 2, 4], "group_size": [None, 1, 2], "passes": [1, 2]}
 ELEMENTS = ["e2m1", "e2m3", "e3m2", "e4m3", "e5m2", "int8"]
 CHOICES |= {"act_element": ELEMENTS, "weight_element": ELEMENTS, "block_size": [1, 2, 3, 5]}
 CHOICES |= {"scale_format": ["e8m0", "e8m0", "e4m3", "ue5m3"], "accumulate": ["fp32", "fp22", "bf16"]}
@@ -116,6 +116,7 @@ def quantizer_values(draw, values):
         "fraction_bits": fraction if real else None,
         "multiplier": values["multiplier"] if static else None,
         "shift": values["shift"] if static else None,
+        "passes": 1 if static else values["passes"],
     }
 
 
