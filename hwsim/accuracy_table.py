@@ -244,7 +244,7 @@ layers' errors, bits a weight and what transforms cost online.
   transforms that clip activations of 4 bits: quarot keeps 0.9 of a token's range, as its paper does, flatquant the best
   share of a grid.
 - In float stay: heads of language models, embeddings, norms, attention's own products.
-- Activations lie in memory as FP16 between layers.
+- What quantized layers read is rounded to FP16 first.
 - Random transforms: mean and standard deviation over seeds {seeds}.
 - Language models: {size} bytes of modules of the Python {python} standard library that no training saw (sha256 {sha}).
 - Where a cell is empty, the notes at the end say why.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -29,6 +28,8 @@ FORMATS = {f"W{w}A{a}": (w, a) for w in range(8, 0, -1) for a in (*range(8, 1, -
 
 ACTIVATIONS = ("asymmetric", "symmetric")
 """integer activations: with a zero point a token, or without one"""
+FLOAT_ACTIVATIONS = ("float",)
+"""the one kind of FP16, and of an engine's own format"""
 
 Value = bool | int | str
 Key = tuple[str | int, ...]
@@ -40,7 +41,8 @@ class Point:
     """One design point: a network quantized in one way, run on one engine.
 
     `params` holds the engine's parameters as the sweep file sets them, sorted by name; the engine takes `weight_bits`
-    and `act_bits` from the format. `activations` says whether integer ones have a zero point a token.
+    and `act_bits` from the format. `activations` says whether integer ones have a zero point a token, or that they are
+    floats.
     """
 
     network: str
@@ -64,11 +66,8 @@ class Point:
 
     @property
     def label(self) -> str:
-        """Engine, format, transform, quantizer and activations: the point in its study. What goes without saying is
-        left out, round to nearest and asymmetric."""
-        quantizer = "" if self.quantizer == "rtn" else f" {self.quantizer}"
-        activations = "" if self.activations == ACTIVATIONS[0] else f" {self.activations}"
-        return f"{self.engine} {self.format} {self.transform}{quantizer}{activations}"
+        """The point in its study: the engine and `how`."""
+        return f"{self.engine} {how(self.as_dict() | {'format': self.format})}"
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data that `from_dict` reads back."""
@@ -174,6 +173,17 @@ class Study(BaseModel):
     ] = ACTIVATIONS[:1]
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
 
+    def kinds(self, engine: Engine, name: str) -> tuple[str, ...]:
+        """Of activations in this format on this engine: the study's, or floats."""
+        possible = activation_kinds(engine.unit, FORMATS[name][1])
+        return possible if possible == FLOAT_ACTIVATIONS else self.activations
+
+    def count(self) -> int:
+        """Of points, without making them."""
+        pairs = itertools.product(self.engines, self.formats)
+        kinds = sum(len(self.kinds(e, name)) for e, name in pairs if e.formats is None or name in e.formats)
+        return kinds * len(self.transforms) * len(self.quantizers)
+
     def points(self) -> tuple[Point, ...]:
         """All points in a fixed order: transforms outermost, then engines, then formats.
 
@@ -195,12 +205,21 @@ class Study(BaseModel):
                 self.transforms, self.quantizers, self.engines, self.formats
             )
             if engine.formats is None or name in engine.formats
-            for activations in (ACTIVATIONS[:1] if _float_activations(engine.unit, name) else self.activations)
+            for activations in self.kinds(engine, name)
         )
 
 
-def _float_activations(engine: str, format_name: str) -> bool:
-    return FORMATS[format_name][1] == HALF_BITS or unit(engine).has_act_format
+def activation_kinds(engine: str, act_bits: int) -> tuple[str, ...]:
+    """Those that a point of this engine and width can have."""
+    return FLOAT_ACTIVATIONS if act_bits == HALF_BITS or unit(engine).has_act_format else ACTIVATIONS
+
+
+def how(point: Mapping[str, Any]) -> str:
+    """Format, transform, quantizer and activations in a few words, without what goes without saying: round to nearest,
+    asymmetric integers, floats."""
+    plain = {"quantizer": "rtn", "activations": ACTIVATIONS[0]}
+    words = [point[name] for name, usual in plain.items() if point[name] not in (usual, *FLOAT_ACTIVATIONS)]
+    return " ".join([point["format"], point["transform"], *words])
 
 
 def load_study(path: Path) -> Study:
@@ -220,8 +239,7 @@ def load_study(path: Path) -> Study:
             place = document.place(("engines", index, "formats", entry))
             rule = f"{place}: {name} is not among the study's formats"
             require(name in study.formats, f"{rule}; {nearest(name, study.formats)}")
-    axes = (study.formats, study.transforms, study.quantizers, study.activations, study.engines)
-    count = math.prod(map(len, axes))
+    count = study.count()
     require(count <= MAX_POINTS, f"{path}: {count} points; {MAX_POINTS} at most")
     return study
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from hwsim.config import ACTIVATIONS, Point
+from hwsim.config import Point, activation_kinds
 from hwsim.energy import energy_by_kind_pj, energy_pj
 from hwsim.metrics import NETWORK_METRICS
 from hwsim.transforms.maps import Cost
 from models.catalog import unit
-from models.floats import HALF_BITS, ActFormat
+from models.floats import HALF_BITS, HALF_DIGITS, ActFormat
 from models.formats import IntFormat
 from models.unit import Kind, Op, Timing, Unit, require
 
@@ -56,8 +56,8 @@ def check(point: Point) -> dict[str, dict[str, Any]]:
     from models.unit import fields_of, nearest
 
     params = engine_params(point)
-    known = " or ".join(ACTIVATIONS)
-    require(point.activations in ACTIVATIONS, f"activations {point.activations!r} are not {known}")
+    kinds = activation_kinds(point.unit, point.act_bits)
+    require(point.activations in kinds, f"activations {point.activations!r} are not {' or '.join(kinds)}")
     require(point.network in NETWORKS, f"no network {point.network!r}; {nearest(point.network, NETWORKS)}")
     name, options = unit(point.unit).weight_format(params)
     get_format(name, **options)
@@ -66,16 +66,20 @@ def check(point: Point) -> dict[str, dict[str, Any]]:
         "transform": options_of(point.transform),
         "quantizer": asdict(get_quantizer(point.quantizer)),
     }
+    for name, value in roles["transform"].items():
+        rule = f"{name}={value} is more than the quantizer before the transform makes of FP16; nearest: {HALF_DIGITS}"
+        require(not name.endswith("in_bits") or value <= HALF_DIGITS, rule)
     return {role: values for role, values in roles.items() if values}
 
 
 def evaluate(point: Point, *, liberty: Path | None = None) -> dict[str, Any]:
     """All metrics of the point by their names in `hwsim.metrics`, and `ops`: the energy in pJ by kind of operation.
 
-    Cycles and energy are of the network's workload. Activations are FP16 between layers. Quantizers, transform units
-    and the engine take turns, at the clock of the slowest; all are in cycles, energy and area. What stands outside them
-    (zero-point correction, scales, bias, activation functions, layers kept in float, a transform's clip, conversion to
-    FP16 or to block floats) is in none of the three. `liberty` replaces the built-in cell library.
+    Cycles and energy are of the network's workload. Quantized layers read FP16. Quantizers, transform units and the
+    engine take turns, at the clock of the slowest; all are in cycles, energy and area. What stands outside them is in
+    none of the three: zero-point correction, scales, bias, activation functions, layers kept in float, a transform's
+    clip, static integers of a state, conversion to FP16 or to block floats. `liberty` replaces the built-in cell
+    library.
     """
     params = engine_params(point)
     numbers, work = _accuracy(point, params)
@@ -129,6 +133,7 @@ Runs = dict[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]
 
 QUANTIZER_LANES = 8
 """activations that become codes in a cycle"""
+SHAPE = {"lanes": QUANTIZER_LANES, "passes": 2}
 
 
 def _runs(engine: Unit, params: Any, work: Any) -> Runs:
@@ -146,38 +151,36 @@ def _runs(engine: Unit, params: Any, work: Any) -> Runs:
     return runs
 
 
-def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
-    """Params of the unit, and the shape of its run, for everything in `work.codes` that becomes integers. Engines that
-    take floats need none.
-
-    Values are FP16, or the integers that a transform's unit put out. They come out of memory, as units take turns, so
-    that quantizers need no buffer and read a token twice. All tokens of one kind share a unit for the longest.
-    """
-    entry, most = unit("quantizer"), {}
-    coded = [(_encoding(fmt, before), *shape) for fmt, before, *shape in work.codes if isinstance(fmt, IntFormat)]
-    for values, _, channels in coded:
-        most[values] = max(most.get(values, 0), -(-channels // QUANTIZER_LANES) * QUANTIZER_LANES)
-    for values, rows, channels in coded:
-        made = entry.params(group=most[values], **dict(values))
-        yield made, entry.module.token_run(made, rows, channels)
-
-
-def _encoding(fmt: IntFormat, before: Any) -> tuple[tuple[str, Any], ...]:
-    """Params of the quantizer, less its group."""
-    values: dict[str, Any] = {"act_format": "fp16"}
-    if before is not None:
-        name, params = before.hardware()
-        values = {"in_bits": unit(name).params(**params).out_bits}
-    values |= {"lanes": QUANTIZER_LANES, "passes": 2, "bits": fmt.bits, "zero_points": not fmt.symmetric}
-    return tuple(values.items())
-
-
 def _add(runs: Runs, role: str, entry: Unit, params: Any, shape: Mapping[str, int]) -> None:
     """One more run of the unit of these params; units of a role are numbered from the second on."""
     same = [name for name, (_, made, _) in runs.items() if name.startswith(role) and made == params]
     count = sum(name.startswith(role) for name in runs)
     name = same[0] if same else role + (str(count + 1) if count else "")
     runs.setdefault(name, (entry, params, []))[2].append(_run(entry, params, shape))
+
+
+def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
+    """Params of the unit, and the shape of its run, for everything in `work.codes` that becomes integers. Engines that
+    take floats need none.
+
+    Values are FP16, or the integers that a transform's unit put out. They come out of memory, as units take turns, so
+    that quantizers need no buffer and read a token twice. There is one for each width of token, filled up with zeros to
+    whole beats.
+    """
+    entry = unit("quantizer")
+    for fmt, before, rows, channels in work.codes:
+        if isinstance(fmt, IntFormat):
+            group = -(-channels // QUANTIZER_LANES) * QUANTIZER_LANES
+            made = entry.params(**_entering(before), group=group, bits=fmt.bits, zero_points=not fmt.symmetric, **SHAPE)
+            yield made, entry.module.token_run(made, rows, channels)
+
+
+def _entering(before: Any) -> dict[str, Any]:
+    """What a quantizer reads behind this map's unit, or out of memory."""
+    if before is None:
+        return {"act_format": "fp16"}
+    name, params = before.hardware()
+    return {"in_bits": unit(name).params(**params).out_bits}
 
 
 def _run(entry: Unit, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:

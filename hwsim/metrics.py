@@ -233,8 +233,8 @@ METRICS = {
             title="quantizer area",
             unit="µm²",
             direction=Direction.MIN,
-            description="Cell area of the units that turn activations into codes, with a buffer for the longest "
-            "token; 0 where the engine takes floats.",
+            description="Cell area of the units that turn FP16, or what a transform puts out, into integers, one for "
+            "each width of token, in two passes without a buffer; 0 where nothing becomes integers.",
             format=",.0f",
         ),
         Metric(

@@ -1,8 +1,10 @@
 """A float network in low-bit arithmetic: transformed, quantized, every product by an engine or in float64.
 
-Per group of linear layers: x -> maps of the transform -> codes of the activation format -> product -> real values.
+Per group of linear layers: x in FP16 -> maps of the transform -> codes of the activation format -> product -> real
+values; the exact network's own inputs choose the weights' codes.
 With integer codes a, zero points z and integer weights w, an output is (sum a w - z sum w) * token scale * column step
-+ bias. An engine with FP16 activations takes x rounded to FP16 (nearest even), without scale and zero point.
++ bias. An engine with FP16 activations takes them as they are, without scale and zero point. Layers that
+stay in float and caches read what was not rounded.
 """
 
 from __future__ import annotations
@@ -57,8 +59,8 @@ class Product:
 class Way:
     """How the three steps of a group of linear layers are computed."""
 
-    turn: Callable[[Map, Floats], tuple[Floats, Floats]]
-    """(map, activations) -> mapped activations as `maps.with_worth` gives them"""
+    turn: Callable[[Map, Floats, Floats], tuple[Floats, Floats]]
+    """(map, activations, worth of one) -> the same mapped, as `maps.with_worth` gives them"""
     encode: Callable[[Format, Floats], Quantized]
     """(format, activations [M, K]) -> codes, groups along the last axis"""
     multiply: Callable[[Product, Quantized], Floats]
@@ -77,7 +79,7 @@ class QuantizedNetwork:
     cache: Format | None = None
     """of keys and values; None keeps them in float"""
     cached_states: tuple[str, ...] = field(default=())
-    """the states that `cache` and the transform's maps apply to"""
+    """the states that `cache` applies to"""
 
     @property
     def engine(self) -> Arithmetic:
@@ -108,7 +110,7 @@ class QuantizedNetwork:
         require_width(network, group, x)
         y, worth = halves(x, f"{network.name}, {group}"), np.ones((len(x), 1))
         for m in self.prepared.maps.get(group, ()):
-            y, worth = way.turn(m, y * worth)
+            y, worth = way.turn(m, y, worth)
         held = Codes(y, worth, way.encode)
         return tuple(
             _sum(held, parts, network.tensors[name].shape[1], way.multiply) + linear_bias(network, name)
@@ -370,12 +372,12 @@ def work_of(quantized: QuantizedNetwork) -> Work:
         products.append(entry.shape_of(product.params, engine_input(product.params, q)[0], product.operand))
         return on_engine(product, q)
 
-    def turn(m: Map, x: Floats) -> tuple[Floats, Floats]:
-        maps.append((m, *x.shape))
+    def turn(m: Map, y: Floats, worth: Floats) -> tuple[Floats, Floats]:
+        maps.append((m, *y.shape))
         if isinstance(m, Hadamard):
-            codes.append((m.in_format, last[0], *x.shape))
+            codes.append((m.in_format, last[0], *y.shape))
             last[0] = m
-        return with_worth(m, x, on_unit=True)
+        return with_worth(m, y, worth, on_unit=True)
 
     def encode(fmt: Format, x: Floats) -> Quantized:
         codes.append((fmt, last[0], *x.shape))

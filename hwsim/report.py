@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from hwsim.config import FLOAT_ACTIVATIONS
 from hwsim.files import os_errors, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.store import DONE, Row, close_store, read_store, read_study, study_rows
@@ -34,8 +35,9 @@ APPROXIMATIONS = (
     "file given with --liberty takes its place.",
     "Cycles are stall-free and compute-only: operands are taken to arrive in time. Quantizers, transform units and "
     "engine take turns, at the clock of the slowest.",
-    "Activations are FP16 between layers. Zero-point correction, scales, bias, activation functions and a transform's "
-    "clip are in the accuracy, in no cycle, area or energy; so is the conversion of FP16 to an engine's own floats.",
+    "Quantized layers read FP16. Zero-point correction, scales, bias, activation functions, a transform's clip and "
+    "static integers of a state are in the accuracy, in no cycle, area or energy; so is the conversion of FP16 to an "
+    "engine's own floats.",
     "Energy is a count of operations times a published energy of each (45 nm): arithmetic and registers, no memories, "
     "no wires, no clock. It compares engines; it does not predict a chip.",
 )
@@ -335,11 +337,7 @@ def _figures(data: Data) -> list[str]:
             "in both; the labels name their formats. Up and to the left is better; far points are outside.",
         ),
         _figure(_spread_chart(data), data, "The same, all points."),
-        _figure(
-            _area_chart(data[0]["transform"]),
-            data,
-            f"Area by format, of the points with transform {data[0]['transform']}.",
-        ),
+        _figure(_area_chart(_one_way(data)), data, f"Area by format, of the points with {_shared_words(data)}."),
         _figure(_accuracy_chart(), data, "Accuracy by format."),
     ]
 
@@ -434,13 +432,28 @@ def _scatter(data: Data, domain: tuple[list[float], list[float]] | None) -> Any:
     return alt.layer(line, points, labels)
 
 
-def _area_chart(transform: str) -> Any:
+def _one_way(data: Data) -> dict[str, list[str]]:
+    """What a format's bars must have in common: word -> its values, so that an engine has one bar."""
+    kinds = [*dict.fromkeys(record["activations"] for record in data)]
+    integers, floats = (
+        [kind for kind in kinds if (kind in FLOAT_ACTIVATIONS) is is_float] for is_float in (False, True)
+    )
+    shared = {word: [data[0][word]] for word in ("transform", "quantizer")}
+    return shared | {"activations": integers[:1] + floats}
+
+
+def _shared_words(data: Data) -> str:
+    return ", ".join(f"{word} {' or '.join(values)}" for word, values in _one_way(data).items())
+
+
+def _area_chart(ways: Mapping[str, list[str]]) -> Any:
     import altair as alt
 
+    chart = _points()
+    for word, values in ways.items():
+        chart = chart.transform_filter(alt.FieldOneOfPredicate(field=word, oneOf=values))
     return (
-        _points()
-        .transform_filter(alt.FieldEqualPredicate(field="transform", equal=transform))
-        .mark_bar()
+        chart.mark_bar()
         .encode(
             x=alt.X("format:N", title="format", sort=None, axis=alt.Axis(labelAngle=0)),
             xOffset=alt.XOffset("engine:N"),

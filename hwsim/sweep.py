@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.config import Point, Study, load_study
+from hwsim.config import Point, Study, how, load_study
 from hwsim.files import cache_root, os_errors, require_file, require_writable, sweep_stale, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.report import by_area, write_report
@@ -430,13 +430,13 @@ def _table(title: str, rows: Sequence[Row]) -> Table:
     table = Table(title=_escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.padding = (0, 1, 0, 0)
     table.add_column("engine", overflow="fold")
-    table.add_column("format, transform", overflow="fold", min_width=10)
+    table.add_column("format, transform, other", overflow="fold", min_width=10)
     for name in SHOWN:
         cells = [METRICS[name].show(row[name]) for row in rows]
         # a number is never cut: the words give way
         heading = f"{METRICS[name].title} {METRICS[name].unit}"
         table.add_column(_escape(heading), justify="right", width=max(map(len, [*cells, *heading.split()])))
     for row in rows:
-        words = [row["engine"], f"{row['format']} {row['transform']}"]
+        words = [row["engine"], how(row)]
         table.add_row(*map(_escape, words), *(METRICS[name].show(row[name]) for name in SHOWN))
     return table

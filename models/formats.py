@@ -138,7 +138,8 @@ class IntFormat:
     zero point both rounded up, and scales that were rounded down lead there). Quotients are formed in float64, x times
     the number of steps over their span, then rounded as `rounding` says: nearest_even, nearest_away, floor, truncate
     (or toward_zero), or stochastic with `rng`, a seed (the same draws at every call) or a numpy Generator. Zero points
-    round to nearest even and saturate as codes do.
+    round to nearest even and saturate as codes do. Where x times the number of steps is not exact, floor and truncate
+    may give the end of a span one code less.
 
     Hardware scales: with `scale_bits`, 1 to 16, the groups' scales are the integers 1 to 2^scale_bits - 1 nearest to
     them in units of one real `step` in each slice along the other axes, the best of 16 in one octave by the scales'

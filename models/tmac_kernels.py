@@ -28,7 +28,7 @@ def averaged_totals(
 
     average_b is of what the keys [planes, T, rows, N] of plane b read from the half tables `entries` [M, T, rows, 8]; a
     key of 8 and more reads the entry of its complement, negated. It is a tree of (a + b + 1) >> 1 between neighbours;
-    rows are a power of two.
+    rows are a power of two, entries at least -127.
     """
     keys = np.ascontiguousarray(np.moveaxis(keys, -1, 0))
     for m in range(0, len(out), LANES):

@@ -129,6 +129,8 @@ def test_integer_activations_come_in_two_kinds_and_floats_in_one(tmp_path):
         "lutgemm W8A8 none symmetric",
         "lutgemm W4A16 none",
     ]
+    kinds = [p.activations for p in load_study(written(tmp_path, text)).points()]
+    assert kinds == ["asymmetric", "symmetric", "float"] * 2
     with pytest.raises(
         InputError, match=r"s.yaml:9: activations.*'symetric' is not asymmetric or symmetric; did you m"
     ):

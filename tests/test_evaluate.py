@@ -37,17 +37,20 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
     batch = numbers["macs"] // sum(k * n for k, n in LAYERS)
     folds = [-(-k // 4) * -(-n // 4) for k, n in LAYERS]
     cycles = sum(count * (batch + 2 * 4 + 4 - 2) + 1 for count in folds)
-    # one quantizer for tokens of up to 128 halves: a group a token, one after the other
-    shape = {"group": 128, "lanes": 8, "passes": 2}
-    quantizer = unit("quantizer").params(**shape, bits=8, act_format="fp16", in_bits=16, zero_points=True)
-    coding = 3 * unit("quantizer").timing(quantizer, M=batch, K=128).total_cycles
-    made, coder = hwsim.synth.synthesize(emit(p), "systolic"), hwsim.synth.synthesize(emit(quantizer), "quantizer")
-    area, delay = made.area_um2 + coder.area_um2, max(made.delay_ns, coder.delay_ns)
-    assert (numbers["quantizer_area_um2"], numbers["quantizer_cycles"]) == (coder.area_um2, coding)
+    # a quantizer for tokens of 64 halves and one for tokens of 128: a group a token, one after the other
+    shape = {"lanes": 8, "passes": 2, "bits": 8, "act_format": "fp16", "in_bits": 16, "zero_points": True}
+    coders = {width: unit("quantizer").params(group=width, **shape) for width in (64, 128)}
+    coding = sum(unit("quantizer").timing(coders[k], M=batch, K=k).total_cycles for k, _ in LAYERS)
+    made = hwsim.synth.synthesize(emit(p), "systolic")
+    coded = [hwsim.synth.synthesize(emit(coder), "quantizer") for coder in coders.values()]
+    area = made.area_um2 + sum(each.area_um2 for each in coded)
+    delay = max(each.delay_ns for each in (made, *coded))
+    assert numbers["quantizer_area_um2"] == pytest.approx(area - made.area_um2)
+    assert numbers["quantizer_cycles"] == coding
     cycles += coding
     assert numbers["cycles"] == cycles
     assert numbers["utilization"] == pytest.approx(numbers["macs"] / (16 * cycles))
-    assert (numbers["area_um2"], numbers["delay_ns"]) == (area, delay)
+    assert (numbers["area_um2"], numbers["delay_ns"]) == (pytest.approx(area), delay)
     throughput = numbers["macs"] / (cycles * delay)
     assert numbers["throughput_gmacs"] == pytest.approx(throughput)
     assert numbers["area_at_equal_throughput_um2"] == pytest.approx(area / throughput)
@@ -59,17 +62,17 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
 
 
 def test_a_transforms_own_hardware_is_in_the_bill():
-    """The Hadamard unit, a quantizer that makes its 11-bit integers and one that makes codes of what it puts out."""
+    """The Hadamard unit, quantizers that make its 11-bit integers and those that make codes of what it puts out."""
     plain, turned = evaluate(point()), evaluate(point(transform="hadamard"))
     batch = plain["macs"] // sum(k * n for k, n in LAYERS)
     assert turned["transform_cycles"] == sum(batch * k // 64 + 6 for k, _ in LAYERS)
     quantizer = unit("quantizer")
-    shape = {"group": 128, "lanes": 8, "passes": 2}
-    before = quantizer.params(**shape, bits=11, act_format="fp16", in_bits=16)
-    behind = quantizer.params(**shape, bits=8, in_bits=11 + 6, zero_points=True)
-    coding = sum(3 * quantizer.timing(each, M=batch, K=128).total_cycles for each in (before, behind))
+    before = {"lanes": 8, "passes": 2, "bits": 11, "act_format": "fp16", "in_bits": 16}
+    behind = {"lanes": 8, "passes": 2, "bits": 8, "in_bits": 11 + 6, "zero_points": True}
+    made = {(k, i): quantizer.params(group=k, **each) for k in (64, 128) for i, each in enumerate((before, behind))}
+    coding = sum(quantizer.timing(made[k, i], M=batch, K=k).total_cycles for k, _ in LAYERS for i in (0, 1))
     assert turned["quantizer_cycles"] == coding
-    areas = [hwsim.synth.synthesize(emit(each), "quantizer").area_um2 for each in (before, behind)]
+    areas = [hwsim.synth.synthesize(emit(each), "quantizer").area_um2 for each in made.values()]
     assert turned["quantizer_area_um2"] == pytest.approx(sum(areas))
     engine = [p["area_um2"] - p["transform_area_um2"] - p["quantizer_area_um2"] for p in (plain, turned)]
     assert engine[0] == pytest.approx(engine[1])
@@ -82,8 +85,8 @@ def test_a_transforms_own_hardware_is_in_the_bill():
 
 
 @pytest.mark.parametrize("activations", ["asymmetric", "symmetric"])
-@pytest.mark.parametrize("transform", ["none", "hadamard"])
-def test_the_quantizers_in_the_bill_make_the_networks_own_codes(transform, activations, monkeypatch):
+@pytest.mark.parametrize("transform, coded", [("none", 3), ("hadamard", 6), ("hadamard+hadamard:points=16", 9)])
+def test_the_quantizers_in_the_bill_make_the_networks_own_codes(transform, coded, activations, monkeypatch):
     """Every token that becomes codes in a forward pass, through the unit that is billed for it."""
     network, entry, seen = get_network("digits-mlp", seed=1), unit("quantizer"), []
 
@@ -113,7 +116,18 @@ def test_the_quantizers_in_the_bill_make_the_networks_own_codes(transform, activ
         y = entry.golden(made, whole)[:, 0]
         assert np.array_equal(y[:, : x.shape[1]], q.codes)
         assert fmt.symmetric or np.array_equal(y[:, -1], q.offsets[:, 0])
-    assert len(seen) == (6 if transform == "hadamard" else 3)
+    assert len(seen) == coded
+
+
+@pytest.mark.parametrize("transform, made", [("none", []), ("hadamard", [11, 11, 11])])
+def test_an_engine_of_floats_needs_quantizers_for_the_transform_alone(transform, made):
+    p = engine_params(point(unit="mxdot", params=(), act_bits=4))
+    weights, acts = engine_formats(p)
+    prepared = prepare(transform, get_network("digits-mlp", seed=1), seed=1)
+    work = work_of(
+        quantize_network(prepared, weights=weights, activations=acts, quantizer=get_quantizer("rtn"), params=p)
+    )
+    assert [params.bits for params, _ in quantizers(work)] == made
 
 
 def test_evaluation_is_deterministic():
@@ -160,6 +174,11 @@ def test_narrow_accumulators_are_seen_in_the_accuracy():
         ({"unit": "ternary", "params": (), "weight_bits": 4}, "ternary: weight_bits must be 2, not 4"),
         ({"unit": "dequant", "params": (), "weight_bits": 1}, "formats hold integers of 2 bits at least"),
         ({"activations": "symetric"}, "activations 'symetric' are not asymmetric or symmetric"),
+        ({"unit": "lutgemm", "params": (), "act_bits": 16}, "activations 'asymmetric' are not float"),
+        (
+            {"transform": "hadamard:in_bits=12"},
+            "in_bits=12 is more than the quantizer before .* makes of FP16; nearest: 11",
+        ),
         ({"network": "digits"}, "no network 'digits'; did you mean 'digits-mlp'"),
         ({"transform": "hadamrd"}, "no transform 'hadamrd'; did you mean 'hadamard'"),
     ],

@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import os
 import re
+from collections import Counter
 from html.parser import HTMLParser
 
 import numpy as np
@@ -217,6 +219,24 @@ def test_the_charts_share_one_data_set_that_draws_them(page, text):
         assert "energy per inference" in drawn  # the tooltips' text, which the still figures go without
     stills = re.findall("<svg.*?</svg>", text, flags=re.DOTALL)
     assert not [still for still in stills if "energy per inference" in still]
+
+
+def test_an_engine_has_one_bar_a_format_in_the_chart_of_areas():
+    """Bars of one place are stacked: two points there would be drawn as one of their areas' sum."""
+    words = {"format": ["W4A4", "W8A8"], "transform": ["none", "t"], "quantizer": ["rtn", "gptq"]}
+    kinds = [("a", "asymmetric"), ("a", "symmetric"), ("b", "float")]
+    data = [
+        dict(zip(words, values, strict=True), engine=engine, activations=kind)
+        for values in itertools.product(*words.values())
+        for engine, kind in kinds
+    ]
+    ways = hwsim.report._one_way(data)
+    kept = [r for r in data if all(r[word] in values for word, values in ways.items())]
+    bars = Counter((r["format"], r["engine"]) for r in kept)
+    assert set(bars) == set(itertools.product(words["format"], "ab"))
+    assert set(bars.values()) == {1}
+    filters = hwsim.report._area_chart(ways).to_dict()["transform"]
+    assert {f["filter"]["field"]: f["filter"]["oneOf"] for f in filters} == ways
 
 
 def test_it_says_how_it_was_made(page, text):

@@ -647,6 +647,13 @@ def test_flatquants_gradients_are_those_of_differences_where_rounding_is_an_offs
 # ------------------------------------------------------------------- state-space layers and attention sinks
 
 
+def test_bad_tokens_are_refused_as_ever_where_sinks_are_kept():
+    prepared = prepare("rotatekv", get_network("pylm"))
+    for tokens, message in ((np.full((1, 8), 300), "from 0 to 255"), (np.zeros((1, 8)), "whole numbers")):
+        with pytest.raises(InputError, match=message):
+            prepared.network.forward(prepared.network, tokens, float_maps(prepared))
+
+
 def test_scales_before_x_and_out_go_into_silu():
     """With alpha = 1/2 a channel's largest activation and largest weight end up alike: sqrt(a w) both."""
     network = NETWORKS["mamba"]

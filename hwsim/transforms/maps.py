@@ -343,10 +343,17 @@ def _kronecker(x: Floats, P1: Floats, P2: Floats) -> Floats:
     return np.asarray(P1.T @ (x.reshape(-1, n1, n2) @ P2)).reshape(x.shape)
 
 
-def with_worth(m: Map, x: Floats, *, on_unit: bool) -> tuple[Floats, Floats]:
-    """The map of `x` as (y, worth), y * worth: whole numbers and the real value [M, 1] of one of each token's where the
-    map is in integers, else real numbers and ones. Codes that are chosen from y alone do not hang on how a token's
-    scale was rounded: whole numbers often lie half-way between two codes."""
+def with_worth(m: Map, y: Floats, worth: Floats, *, on_unit: bool) -> tuple[Floats, Floats]:
+    """The map of `y` times `worth` [M, 1] in the same form: whole numbers and the real value of one of each token's
+    where the map is in integers, else real numbers and ones.
+
+    Integers are made of y alone, so that no code hangs on how a token's scale was rounded: whole numbers often lie
+    half-way between two codes.
+    """
     if isinstance(m, Hadamard):
-        return m.integers(x, on_unit=on_unit)
+        mapped, unit_worth = m.integers(y, on_unit=on_unit)
+        return mapped, unit_worth * worth
+    if isinstance(m, Permutation):
+        return m.apply(y), worth
+    x = y * worth
     return m.on_hardware(x) if on_unit else m.emulated(x), np.ones((len(x), 1))

@@ -38,16 +38,19 @@ def _keeping(network: Network, inputs: Any, arithmetic: Arithmetic, count: int) 
     tokens = np.asarray(inputs)
     read = {name for group in network.groups.values() for name in group.readers}
     embeddings = [network.tensors[name] for name in network.residual if name not in read]
-    stream = sum((table[tokens.reshape(-1)] for table in embeddings), start=np.zeros(()))
+    stream: Floats | None = None
 
     def project(group: str, x: Floats) -> tuple[Floats, ...]:
         nonlocal stream
+        if stream is None:  # not before the network has looked at its tokens
+            stream = sum((table[tokens.reshape(-1)] for table in embeddings), start=np.zeros(()))
         outputs = arithmetic.project(group, x)
         for name, y in zip(network.groups[group].readers, outputs, strict=True):
             stream = stream + y if name in network.residual else stream
         return outputs
 
     def state(name: str, x: Floats) -> Floats:
+        assert stream is not None, "keys and values are projections"
         return np.where(massive(stream, tokens.shape[-1], count)[:, None], x, arithmetic.state(name, x))
 
     return Arithmetic(project=project, state=state)
