@@ -85,7 +85,7 @@ def low_bit(size: int = 1024, rounds: int = 9) -> list[Result]:
             operand, worth = entry.from_integers(params, w)
             got, want = entry.golden(params, a, operand), a.astype(np.float64) @ w.astype(np.float64)
             error = np.abs(in_units(got, worth) - want).max()
-            own_tables = getattr(params, "table_bits", None) is not None
+            own_tables = "table_bits" in params.__dataclass_fields__ and params.table_bits is not None
             exact = not is_float(params) and not own_tables
             share = 0 if exact else 0.25 if getattr(params, "aggregation", None) == "fast" else 0.02
             confirm(error <= share * np.abs(want).max(), f"low-bit {style}: output")

@@ -124,10 +124,12 @@ def test_planted_outliers_change_the_quantized_network_alone():
     assert planted.metrics["perplexity"] > 1.5 * plain.metrics["perplexity"]
     assert planted.notes[0].startswith("outliers planted: 2 channels of layers.0.attention")
     assert not plain.notes
-    seeds = [
-        measure(Choice(**common, outliers=text, seed=2)) for text in ("factor=256,channels=2,seed=1", "factor=256")
-    ]
-    assert seeds[0].metrics == planted.metrics != seeds[1].metrics
+    ours, same, other = (
+        accuracy._network("pylm", seed, 1024, text).tensors["layers.0.attention_norm"]
+        for seed, text in ((1, "factor=256"), (2, "factor=256,seed=1"), (2, "factor=256"))
+    )
+    assert np.array_equal(ours, same)
+    assert not np.array_equal(ours, other)
 
 
 @pytest.mark.parametrize(
@@ -284,7 +286,7 @@ def test_the_published_table_is_of_this_code(network):
     scheme, made = next(
         (s, c)
         for s, c in accuracy_table.cells([network])
-        if (s.name, c.transform, c.quantizer) == ("W4A4", "smoothquant", "rtn")
+        if (s.name, c.transform, c.quantizer) == ("W4A4", "none", "rtn")
     )
     answer, row = measure(made), published()[network, scheme.name, made.transform, made.quantizer]
     page = (DOCS / "accuracy.md").read_text()

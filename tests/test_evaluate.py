@@ -24,9 +24,12 @@ def point(**changes):
     return Point(**{**BASE, "params": (("cols", 4), ("rows", 4)), **changes})
 
 
-@pytest.fixture(autouse=True)
-def _cache(tmp_path, monkeypatch):
-    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path))
+@pytest.fixture(autouse=True, scope="module")
+def _cache(tmp_path_factory):
+    """One for all tests here: what units cost is no other test's matter."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HWSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
@@ -137,7 +140,7 @@ def test_evaluation_is_deterministic():
 @pytest.mark.parametrize("name", ["opt3", "opt4c", "opt4e"])
 def test_an_engine_whose_cycles_depend_on_digits_gets_the_networks_own_activations(name):
     """Cycles are those of the codes that each layer really sees: not of other codes, and not of a shape."""
-    chosen = point(unit=name, weight_bits=8, params=())
+    chosen = point(unit=name, weight_bits=8, params=(("cols", 4), ("rows", 4), ("tile_k", 16)))
     numbers = evaluate(chosen)
     p, entry = engine_params(chosen), unit(name)
     network = get_network("digits-mlp", seed=1)
