@@ -297,7 +297,7 @@ def _shown(cell: Cell, name: str) -> str:
 
 def _recovered_table(found: Sequence[Cell]) -> str:
     """How much of a format's loss each transform takes away."""
-    cells = {(c.choice.network, c.scheme, c.choice.transform, c.choice.quantizer): c for c in found}
+    at = {_place(cell): cell for cell in found}
     transforms = [name for name in dict.fromkeys(c.choice.transform for c in found) if name != "none"]
     lines = [
         "## What transforms take away of the loss\n",
@@ -307,13 +307,18 @@ def _recovered_table(found: Sequence[Cell]) -> str:
         f"| formats | network | loss | {' | '.join(transforms)} |\n| --- | --- | ---: |{' ---: |' * len(transforms)}",
     ]
     for scheme, network in dict.fromkeys((c.scheme, c.choice.network) for c in found):
-        plain = loss(cells[network, scheme, "none", "rtn"])
+        plain = loss(at[network, scheme, "none", "rtn"])
         if plain is None:
             continue
-        left = [loss(cells[network, scheme, name, "rtn"]) for name in transforms]
+        left = [loss(at[network, scheme, name, "rtn"]) for name in transforms]
         shares = ["-" if x is None or plain < LEAST_LOSS else f"{1 - x / plain:.2f}" for x in left]
         lines.append(f"| {scheme} | {network} | {plain:.4f} | {' | '.join(shares)} |")
     return "\n".join(lines) + "\n"
+
+
+def _place(cell: Cell) -> tuple[str, str, str, str]:
+    """network, formats, transform, quantizer"""
+    return cell.choice.network, cell.scheme, cell.choice.transform, cell.choice.quantizer
 
 
 LEAST_LOSS = 0.005
@@ -351,8 +356,7 @@ def _published_table(found: Sequence[Cell]) -> str:
 def _ratio(found: Sequence[Cell], network: str, published: Published) -> float | None:
     wanted = (network, published.scheme, published.transform, published.quantizer)
     for cell in found:
-        here = (cell.choice.network, cell.scheme, cell.choice.transform, cell.choice.quantizer)
-        if here == wanted and cell.answer:
+        if _place(cell) == wanted and cell.answer:
             return cell.answer.mean["perplexity"] / cell.answer.float_metrics["perplexity"]
     return None
 
@@ -378,7 +382,6 @@ def _reasons(found: Sequence[Cell]) -> str:
     reasons: dict[str, list[str]] = {}
     for cell in found:
         if cell.reason:
-            where = f"{cell.choice.network} {cell.scheme} {cell.choice.transform} {cell.choice.quantizer}"
-            reasons.setdefault(cell.reason, []).append(where)
+            reasons.setdefault(cell.reason, []).append(" ".join(_place(cell)))
     lines = "".join(f"- {reason} ({', '.join(places)})\n" for reason, places in reasons.items())
     return f"## Empty cells\n\n{lines}" if lines else ""

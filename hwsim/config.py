@@ -173,16 +173,22 @@ class Study(BaseModel):
     ] = ACTIVATIONS[:1]
     engines: Annotated[tuple[Engine, ...], AfterValidator(_distinct)] = _Choices
 
-    def kinds(self, engine: Engine, name: str) -> tuple[str, ...]:
-        """Of activations in this format on this engine: the study's, or floats."""
+    def runs(self) -> list[tuple[Engine, str, str]]:
+        """Every engine in each of its formats with each kind of activations: the study's, or floats."""
+        return [
+            (engine, name, activations)
+            for engine, name in itertools.product(self.engines, self.formats)
+            if engine.formats is None or name in engine.formats
+            for activations in self._kinds(engine, name)
+        ]
+
+    def _kinds(self, engine: Engine, name: str) -> tuple[str, ...]:
         possible = activation_kinds(engine.unit, FORMATS[name][1])
         return possible if possible == FLOAT_ACTIVATIONS else self.activations
 
     def count(self) -> int:
         """Of points, without making them."""
-        pairs = itertools.product(self.engines, self.formats)
-        kinds = sum(len(self.kinds(e, name)) for e, name in pairs if e.formats is None or name in e.formats)
-        return kinds * len(self.transforms) * len(self.quantizers)
+        return len(self.runs()) * len(self.transforms) * len(self.quantizers)
 
     def points(self) -> tuple[Point, ...]:
         """All points in a fixed order: transforms outermost, then engines, then formats.
@@ -201,11 +207,9 @@ class Study(BaseModel):
                 quantizer=quantizer,
                 activations=activations,
             )
-            for transform, quantizer, engine, name in itertools.product(
-                self.transforms, self.quantizers, self.engines, self.formats
+            for transform, quantizer, (engine, name, activations) in itertools.product(
+                self.transforms, self.quantizers, self.runs()
             )
-            if engine.formats is None or name in engine.formats
-            for activations in self.kinds(engine, name)
         )
 
 

@@ -329,6 +329,8 @@ def _data(rows: Iterable[Row], front: frozenset[str]) -> Data:
 def _figures(data: Data) -> list[str]:
     if not data:
         return ["<p>No finished point to draw.</p>"]
+    ways = _one_way(data)
+    shared = ", ".join(f"{word} {' or '.join(values)}" for word, values in ways.items())
     return [
         _figure(
             _front_chart(data),
@@ -337,7 +339,7 @@ def _figures(data: Data) -> list[str]:
             "in both; the labels name their formats. Up and to the left is better; far points are outside.",
         ),
         _figure(_spread_chart(data), data, "The same, all points."),
-        _figure(_area_chart(_one_way(data)), data, f"Area by format, of the points with {_shared_words(data)}."),
+        _figure(_area_chart(ways), data, f"Area by format, of the points with {shared}."),
         _figure(_accuracy_chart(), data, "Accuracy by format."),
     ]
 
@@ -440,10 +442,6 @@ def _one_way(data: Data) -> dict[str, list[str]]:
     )
     shared = {word: [data[0][word]] for word in ("transform", "quantizer")}
     return shared | {"activations": integers[:1] + floats}
-
-
-def _shared_words(data: Data) -> str:
-    return ", ".join(f"{word} {' or '.join(values)}" for word, values in _one_way(data).items())
 
 
 def _area_chart(ways: Mapping[str, list[str]]) -> Any:
