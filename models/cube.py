@@ -67,6 +67,10 @@ class CubeParams:
         check_style("cube", self, self.n, "act", "n of at least 2")
 
     @property
+    def fold(self) -> gemm.Fold:
+        return gemm.Fold(M=self.n, K=self.n, N=self.n, takes_psum=False)
+
+    @property
     def chain_bits(self) -> int:
         """Width of the sum of n products; with `opt1` of each word of the pair."""
         exact = exact_bits(self.style, self.act_bits, self.weight_bits, self.n)
@@ -162,6 +166,12 @@ def timing(params: CubeParams, M: Any, K: Any, N: Any) -> Timing:
         drain_cycles=total - count * blocks,
         work=M * K * N,
         peak_per_cycle=params.n**3,
+        words={
+            "act": M * K * gemm.folds(N, params.n),
+            "weight": K * N * gemm.folds(M, params.n),
+            "psum": 0 * count,
+            "out": M * N,
+        },
     )
 
 

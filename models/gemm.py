@@ -169,6 +169,23 @@ def pad_to(x: Ints, shape: tuple[int, ...]) -> Ints:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fold:
+    """What an array works on at a time: M x K x N, 1 where it takes any number one after the other."""
+
+    M: int
+    K: int
+    N: int
+    takes_psum: bool
+    """whether partial sums can come from outside, so that a GEMM can be cut along K at multiples of the fold"""
+
+
+def fold_of(params: Any) -> Fold:
+    """The fold of a GEMM engine."""
+    array = getattr(params, "columns", getattr(params, "array", params))
+    return typing.cast(Fold, array.fold if hasattr(array, "fold") else array.geometry.fold)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stationary:
     """The discipline of an array that holds a tile of one operand while the other streams through it.
 
@@ -194,6 +211,11 @@ class Stationary:
     interval: int = 1
     held: str = "weight"
     moving: str = "act"
+
+    @property
+    def fold(self) -> Fold:
+        m, n = (self.tile_n, 1) if self.held == "act" else (1, self.tile_n)
+        return Fold(M=m, K=self.tile_k, N=n, takes_psum=True)
 
     @property
     def load_stream(self) -> str:
@@ -239,6 +261,12 @@ def stationary_timing(geometry: Stationary, M: Any, K: Any, N: Any) -> Timing:
         drain_cycles=total - count * vectors - (count * load if geometry.buffers == 1 else load),
         work=M * K * N,
         peak_per_cycle=_quotient(geometry.tile_k * geometry.tile_n, geometry.interval),
+        words={
+            geometry.moving: M * K * folds(N, geometry.tile_n),
+            geometry.held: K * N,
+            "psum": M * N * (folds(K, geometry.tile_k) - 1),
+            "out": M * N * folds(K, geometry.tile_k),
+        },
     )
 
 
@@ -400,6 +428,10 @@ class OutputStationary:
     resolving: int = 0
     """registers of resolving adders between the last row and the output, 0 or 1"""
 
+    @property
+    def fold(self) -> Fold:
+        return Fold(M=self.tile_m, K=1, N=self.tile_n, takes_psum=False)
+
 
 def output_stationary_timing(geometry: OutputStationary, M: Any, K: Any, N: Any) -> Timing:
     """Cycles of a GEMM: folds over M outside, over N inside."""
@@ -413,6 +445,12 @@ def output_stationary_timing(geometry: OutputStationary, M: Any, K: Any, N: Any)
         drain_cycles=count * drain + geometry.resolving,
         work=M * K * N,
         peak_per_cycle=geometry.tile_m * geometry.tile_n,
+        words={
+            "act": M * K * folds(N, geometry.tile_n),
+            "weight": K * N * folds(M, geometry.tile_m),
+            "psum": 0 * count,
+            "out": M * N,
+        },
     )
 
 

@@ -80,6 +80,10 @@ class SparseArray:
     """digit buffers and sets of sequencers in a column"""
 
     @property
+    def fold(self) -> gemm.Fold:
+        return gemm.Fold(M=1, K=self.tile_k, N=self.rows, takes_psum=True)
+
+    @property
     def code_bits(self) -> int:
         """Width of an encoded activation."""
         return self.act_bits + 1
@@ -253,6 +257,12 @@ def timing(params: Any, M: int, K: int, N: int, steps: Ints | None = None) -> Ti
         peak_per_cycle=-(-array.rows * array.cols * array.lanes * GROUP // array.digits),
         column_cycles=n_folds * shares.sum(axis=1),
         sync_cycles=n_folds * int((shares.max(axis=0) - shares).sum()),
+        words={
+            "act": M * K * n_folds,
+            "weight": K * N,
+            "psum": M * N * (known.shape[1] - 1),
+            "out": M * N * known.shape[1],
+        },
     )
 
 

@@ -13,6 +13,7 @@ accumulator value plus the product of the two least operands, 2^(act_bits + weig
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -90,6 +91,10 @@ class SystolicParams:
             held=held,
             moving=moving,
         )
+
+    @property
+    def fold(self) -> gemm.Fold:
+        return self.output_geometry.fold if self.dataflow is Dataflow.OS else self.geometry.fold
 
     @property
     def moving_bits(self) -> int:
@@ -224,7 +229,7 @@ def timing(params: SystolicParams, M: Any, K: Any, N: Any, convention: str = "rt
     require(convention in ("rtl", "scalesim"), f"convention is rtl or scalesim, not {convention!r}")
     if convention == "scalesim":
         require(params.buffers == 1, "systolic: SCALE-Sim counts one buffer; take buffers=1, or convention=rtl")
-        return _scalesim(params, M, K, N)
+        return dataclasses.replace(_scalesim(params, M, K, N), words=timing(params, M, K, N).words)
     if params.dataflow is not Dataflow.OS:
         vectors, columns = (N, M) if params.dataflow is Dataflow.IS else (M, N)
         return gemm.stationary_timing(params.geometry, vectors, K, columns)

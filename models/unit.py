@@ -64,6 +64,9 @@ class Timing:
     """useful operations: multiply-accumulates of a GEMM, input points of a transform"""
     peak_per_cycle: float
     """the work of a cycle in which every lane is busy"""
+    words: Mapping[str, Any] | None = None
+    """of a GEMM: how many operands cross the array's edge, padding left out: `act`, `weight`, `psum` (partial sums
+    taken up again, the first ones left out) and `out`"""
     stall_cycles: Any = 0
     """cycles lost to idle inputs or back-pressure; 0 here by definition, counted by the system model"""
     column_cycles: Ints | None = None

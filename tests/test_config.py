@@ -8,7 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hwsim.config import MAX_BYTES, MAX_DEPTH, Point, load_study, load_yaml
+from hwsim.config import Point, load_study
+from hwsim.document import MAX_BYTES, MAX_DEPTH, load_yaml
 from hwsim.evaluate import check
 from models.unit import InputError
 

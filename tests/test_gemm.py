@@ -5,8 +5,8 @@ import pytest
 
 from models import gemm
 from models.bits import Overflow, signed_range
-from models.catalog import unit
-from models.unit import InputError
+from models.catalog import UNITS, unit
+from models.unit import InputError, Kind
 
 
 @pytest.mark.parametrize("bits_a, bits_w", [(8, 8), (12, 12), (16, 16), (20, 22), (30, 30)])
@@ -129,3 +129,33 @@ def test_blocks_are_added_exactly_and_limited_one_after_the_other(acc_bits, bloc
         total += a[:, i : i + block] @ w[i : i + block]
         total = np.clip(total, low, high) if overflow == "saturate" else (total - low) % (1 << acc_bits) + low
     assert (gemm.accumulate_blocks(a, w, start, block, acc_bits, overflow) == total).all()
+
+
+ARRAYS = [(name, preset) for name, entry in UNITS.items() if entry.kind is Kind.GEMM for preset in entry.presets]
+CODES = {"act": "act", "weight": "weight", "code": "weight", "key": "weight", "psum": "psum"}
+
+
+@pytest.mark.parametrize("name, preset", ARRAYS)
+def test_words_are_what_the_beats_carry_at_whole_folds(name, preset):
+    """Where every lane is in use nothing is padding: the words counted from the shape are those that `beats` sends."""
+    entry = UNITS[name]
+    params = entry.preset(preset)
+    fold = gemm.fold_of(params)
+    m, k, n = max(2 * fold.M, 3 * 64 if getattr(params, "buffers", 1) > 1 else 3), 2 * fold.K, 2 * fold.N
+    m = -(-m // fold.M) * fold.M
+    if fold.N == 1:  # the other operand moves: enough of it that nothing is filled up
+        n = 64 * 3
+    operands = entry.sample(params, np.random.default_rng(0), M=m, K=k, N=n)
+    timing = entry.timing(params, **entry.shape_of(params, *operands))
+    sent = {}
+    for fields in entry.beats(params, *operands).values():
+        for field, values in fields.items():
+            if field in CODES:
+                sent.setdefault(CODES[field], values.size)
+    assert timing.words["act"] == sent["act"]
+    if not hasattr(params, "columns"):  # whose weights are packed: a key is several
+        assert timing.words["weight"] == sent["weight"]
+    assert fold.takes_psum == ("psum" in sent)
+    if fold.takes_psum:
+        assert timing.words["out"] == sent["psum"]
+        assert timing.words["psum"] == sent["psum"] - m * n
