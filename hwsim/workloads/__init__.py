@@ -1,0 +1,1 @@
+"""Networks as layer graphs: importers, a zoo of published shapes, and rewrites."""
