@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Protocol, TypeVar
 
-from models.unit import nearest, require
+from models.unit import InputError, nearest, require
 
 LARGEST_SIZE = 1 << 31
 """of one dimension"""
@@ -50,7 +51,7 @@ class Tensor:
 @dataclass(frozen=True, kw_only=True)
 class Gemm:
     """`batch` products Y[M, N] = A[M, K] @ W[K, N], each with its own operands. Inputs: A, W, and what an epilogue
-    reads."""
+    reads, a bias among them. Several outputs share out the columns of Y."""
 
     M: int
     K: int
@@ -64,7 +65,8 @@ class Gemm:
 
 @dataclass(frozen=True, kw_only=True)
 class Conv:
-    """A convolution of `batch` images [in_channels, height, width] with out_channels filters. Inputs: image, filters.
+    """A convolution of `batch` images [in_channels, height, width] with out_channels filters. Inputs: image, filters,
+    and what an epilogue reads.
 
     `padding` is top, left, bottom, right. One-dimensional convolutions have a height of 1.
     """
@@ -177,7 +179,7 @@ VECTOR_KINDS: Mapping[str, VectorKind] = {
     "maxpool": VectorKind(1),  # for each element read
     "avgpool": VectorKind(1),
     "reduce": VectorKind(1, True),
-    "scan": VectorKind(6),  # a state of a state-space model: exp(dt A) (2), its product, dt B x (2), sum
+    "scan": VectorKind(8),  # a value of a state: exp(dt A) (2), its product, dt B x (2), sum; its share of y = C h (2)
 }
 """Kinds of elementwise and row-wise work. Counts are assumptions of this project about a lane with a multiply-add and a
 table with linear steps, each named beside it."""
@@ -185,14 +187,18 @@ table with linear steps, each named beside it."""
 
 @dataclass(frozen=True, kw_only=True)
 class Vector:
-    """Elementwise or row-wise work on [rows, channels] elements; `kind` is one of `VECTOR_KINDS`."""
+    """Elementwise or row-wise work on [rows, channels] elements; `kind` is one of `VECTOR_KINDS`.
+
+    Of an input that has more elements only so many are read: a `copy` may take a few rows of a table.
+    """
 
     kind: str
     rows: int
     channels: int
 
     def __post_init__(self) -> None:
-        require(self.kind in VECTOR_KINDS, f"no vector operation {self.kind!r}; {nearest(self.kind, VECTOR_KINDS)}")
+        if self.kind not in VECTOR_KINDS:
+            raise InputError(f"no vector operation {self.kind!r}; {nearest(self.kind, VECTOR_KINDS)}")
 
     @property
     def lane_ops(self) -> int:
@@ -347,7 +353,23 @@ class Builder:
         )
 
 
-def sorted_layers(layers: Iterable[Layer], place: str) -> Iterator[Layer]:
+class Ordered(Protocol):
+    """What can be put in order: a layer, or what will become one."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[str, ...]: ...
+
+
+Node = TypeVar("Node", bound=Ordered)
+
+
+def sorted_layers(layers: Iterable[Node], place: str) -> Iterator[Node]:
     """The layers in an order in which they can run, earlier ones first; InputError names layers of a cycle."""
     given = list(layers)
     writer = {tensor: i for i, layer in enumerate(given) for tensor in layer.outputs}
