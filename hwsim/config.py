@@ -80,13 +80,13 @@ def _engines() -> list[str]:
     return [name for name, entry in UNITS.items() if entry.kind is Kind.GEMM]
 
 
-def _engine_name(name: str) -> str:
+def engine_name(name: str) -> str:
     require(name in UNITS, f"no unit {short(name)}; {nearest(name[:64], UNITS)}")
     require(unit(name).kind is Kind.GEMM, f"{name!r} is no GEMM engine; {nearest(name, _engines())}")
     return name
 
 
-def _settings(params: dict[str, Any]) -> dict[str, Value]:
+def settings(params: dict[str, Any]) -> dict[str, Value]:
     for name, value in params.items():
         require(
             re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", name) is not None,
@@ -139,8 +139,8 @@ class Engine(BaseModel):
     """
 
     model_config = STRICT
-    unit: Annotated[str, AfterValidator(_engine_name)]
-    params: Annotated[dict[str, Any], AfterValidator(_settings)] = Field(alias="set", default={}, max_length=64)
+    unit: Annotated[str, AfterValidator(engine_name)]
+    params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
     formats: _Formats | None = None
 
 

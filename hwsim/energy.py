@@ -3,11 +3,13 @@
 An approximation, and said so wherever it is shown: published energies of a 45 nm process at 0.9 V, widths between the
 published ones interpolated, storage, selection and recoding scaled from an adder's bit by cell area, partial products
 taken from a multiplication less its encoders and its final adder. No wires, no clock tree, no leakage, no
-data-dependent switching, no memories.
+data-dependent switching. Memories have energies of their own, an access each, which the counted operations of a unit
+leave out.
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import pairwise
@@ -39,6 +41,15 @@ DFF_PJ = FULL_ADDER_PJ * PUBLISHED_UM2["DFF"] / FULL_ADDER_UM2
 ENCODER_PJ = FULL_ADDER_PJ * 2 * (PUBLISHED_UM2["XOR2"] + PUBLISHED_UM2["NAND2"]) / FULL_ADDER_UM2
 """one radix-4 digit recoded, two XOR2 and two NAND2: likewise"""
 
+SRAM_PJ_PER_BIT = ((8 << 10, 10 / 64), (32 << 10, 20 / 64), (1 << 20, 100 / 64))
+"""An access to a memory of so many bytes, pJ a bit: 64 bits of 8 KB, 32 KB and 1 MB. The same source."""
+
+DRAM_PJ_PER_BIT = (1300 + 2600) / 2 / 64
+"""An access to main memory: the middle of the range that the same source gives for 64 bits."""
+
+LANE_PJ = FADD_PJ[16] + FMUL_PJ[16]
+"""An operation of a lane of a vector unit, which has a multiplier and an adder of FP16."""
+
 PRODUCTS_SHARE = (0.2 - 4 * ENCODER_PJ - 0.05) / 0.2
 """of a multiplication without its encoders and its final adder: the 8-bit one above less four digits and 16 bits"""
 
@@ -67,6 +78,15 @@ def op_energy_pj(op: Op) -> float:
         case "reg":
             return DFF_PJ * op.bits
     raise InputError(f"no energy for operations of kind {op.kind!r}")
+
+
+def sram_pj_per_bit(size: float) -> float:
+    """Energy of an access to a memory of `size` bytes: straight lines between the table's points where both axes are
+    logarithms, the outer ones continued."""
+    points = [(math.log(x), math.log(y)) for x, y in SRAM_PJ_PER_BIT]
+    at = math.log(size)
+    (x0, y0), (x1, y1) = points[:2] if at <= points[1][0] else points[1:]
+    return math.exp(y0 + (y1 - y0) * (at - x0) / (x1 - x0))
 
 
 def energy_pj(ops: Iterable[Op]) -> float:

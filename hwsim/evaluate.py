@@ -167,20 +167,27 @@ def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
     that quantizers need no buffer and read a token twice. There is one for each width of token, filled up with zeros to
     whole beats.
     """
-    entry = unit("quantizer")
     for fmt, before, rows, channels in work.codes:
         if isinstance(fmt, IntFormat):
-            group = -(-channels // QUANTIZER_LANES) * QUANTIZER_LANES
-            made = entry.params(**_entering(before), group=group, bits=fmt.bits, zero_points=not fmt.symmetric, **SHAPE)
+            values = {**_entering(before), "bits": fmt.bits, "zero_points": not fmt.symmetric}
+            entry, made = token_quantizer(channels, values)
             yield made, entry.module.token_run(made, rows, channels)
+
+
+def token_quantizer(channels: int, values: Mapping[str, Any]) -> tuple[Unit, Any]:
+    """The quantizer for tokens of so many channels, of FP16 unless `values` say otherwise, and its params."""
+    entry = unit("quantizer")
+    lanes = int(values.get("lanes", QUANTIZER_LANES))
+    group = -(-channels // lanes) * lanes
+    return entry, entry.params(**{"act_format": "fp16", **SHAPE, **values, "group": group})
 
 
 def _entering(before: Any) -> dict[str, Any]:
     """What a quantizer reads behind this map's unit, or out of memory."""
     if before is None:
-        return {"act_format": "fp16"}
+        return {}
     name, params = before.hardware()
-    return {"in_bits": unit(name).params(**params).out_bits}
+    return {"act_format": "int", "in_bits": unit(name).params(**params).out_bits}
 
 
 def _run(entry: Unit, params: Any, shape: Mapping[str, Any]) -> tuple[Timing, tuple[Op, ...]]:

@@ -1,0 +1,272 @@
+"""The machine file: engines, scratchpads, DMA and DRAM of one accelerator under one clock."""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from fractions import Fraction
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, Field
+
+from hwsim.config import engine_name, settings
+from hwsim.document import NAME, STRICT, load_yaml, validated
+from hwsim.options import parse_options
+from models.catalog import unit
+from models.unit import InputError, nearest, require
+
+MACHINES = Path(__file__).parent / "machines"
+"""the machines that come with the project"""
+
+
+class Operand(StrEnum):
+    """What a scratchpad holds."""
+
+    ACTIVATIONS = "activations"
+    WEIGHTS = "weights"
+    """the second operand of a product, also where it is keys, values or another activation"""
+    OUTPUTS = "outputs"
+
+
+class Task(StrEnum):
+    """What an engine can be given."""
+
+    GEMM = "gemm"
+    CONV = "conv"
+    ATTENTION = "attention"
+
+
+ORDERS = ("mnk", "mkn", "nmk", "nkm", "kmn", "knm")
+"""loop orders, the outermost dimension first"""
+
+
+def _width(value: Any) -> Fraction:
+    """Bits of a value in memory: a number, or a format with options, scales and zero points included."""
+    if isinstance(value, str):
+        return format_bits(value)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    require(number, f"bits or a format is needed, not {value!r}")
+    require(0 < value <= 64, f"a width of {value} bits is not above 0 and at most 64")
+    return Fraction(value).limit_denominator(1 << 20)
+
+
+@cache
+def format_bits(text: str) -> Fraction:
+    """Bits a value of a format such as `int4:group=128`, scales and zero points of groups shared out among them; what a
+    whole column shares is left out."""
+    import numpy as np
+
+    from models.formats import get_format
+
+    name, options = parse_options("format", text)
+    form, rng = get_format(name, **options), np.random.default_rng(0)
+    # what a column shares is halved where it is twice as long
+    short, long = (form.quantize(rng.normal(size=(size, 1)), axis=0).bits_per_value for size in (4096, 8192))
+    return Fraction(2 * long - short).limit_denominator(4096)
+
+
+_Name = Annotated[str, Field(pattern=f"^{NAME}$")]
+_Count = Annotated[int, Field(ge=1, le=1 << 20)]
+_Cycles = Annotated[int, Field(ge=0, le=1 << 20)]
+_Width = Annotated[Any, AfterValidator(_width)]
+_Operand = Annotated[str, AfterValidator(lambda name: _member(Operand, name))]
+_Task = Annotated[str, AfterValidator(lambda name: _member(Task, name))]
+
+
+def _member(kind: type[StrEnum], name: str) -> str:
+    names = [member.value for member in kind]
+    require(name in names, f"{name!r} is unknown; {nearest(name[:64], names)}")
+    return name
+
+
+class EngineSpec(BaseModel):
+    """A matrix engine: a GEMM unit of the catalogue with its parameters, `count` of them working as one.
+
+    `split` is the dimension that `count` engines share out among themselves, `tasks` what the engine is given.
+    `convention` counts a systolic array's cycles as our RTL or as SCALE-Sim does. `sigma` is the spread of the normal
+    integers with which an engine is timed whose cycles depend on its operands.
+    """
+
+    model_config = STRICT
+    name: _Name
+    unit: Annotated[str, AfterValidator(engine_name)]
+    params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
+    count: _Count = 1
+    split: Literal["M", "N"] = "N"
+    tasks: Annotated[tuple[_Task, ...], Field(min_length=1, max_length=3)] = tuple(task.value for task in Task)
+    convention: Literal["rtl", "scalesim"] = "rtl"
+    sigma: Annotated[float, Field(ge=0, le=1e9)] = 30.0
+
+    @cached_property
+    def made(self) -> Any:
+        """The unit's params object."""
+        return unit(self.unit).params(**self.params)
+
+
+class VectorSpec(BaseModel):
+    """The unit of everything that is no product: `lanes` operations a cycle, `latency_cycles` before the first."""
+
+    model_config = STRICT
+    lanes: _Count
+    latency_cycles: _Cycles = 0
+
+
+class UnitSpec(BaseModel):
+    """A transform or quantizer unit. Its sizes follow from the layer; `set` has the parameters that do not."""
+
+    model_config = STRICT
+    params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
+    count: _Count = 1
+
+
+class ScratchpadSpec(BaseModel):
+    """On-chip memory for one or more kinds of operands. Every bank reads or writes a word a cycle; without banks and
+    words it keeps up with whatever reads it."""
+
+    model_config = STRICT
+    name: _Name
+    holds: Annotated[tuple[_Operand, ...], Field(min_length=1, max_length=3)]
+    kib: Annotated[float, Field(gt=0, le=1 << 24)]
+    banks: _Count | None = None
+    word_bytes: _Count | None = None
+
+    @property
+    def bytes(self) -> int:
+        return int(self.kib * 1024)
+
+    @property
+    def bits_per_cycle(self) -> int | None:
+        """None: unlimited."""
+        return None if self.banks is None or self.word_bytes is None else self.banks * self.word_bytes * 8
+
+
+class DramSpec(BaseModel):
+    """Main memory: one bus that carries `bytes_per_cycle`, unlimited where it is none. Data of a read arrive
+    `latency_cycles` after they left the bus, which is free meanwhile. Every row of `row_bytes` that a transfer opens
+    holds the bus for `row_miss_cycles`."""
+
+    model_config = STRICT
+    bytes_per_cycle: Annotated[float, Field(gt=0, le=1 << 30)] | None = None
+    latency_cycles: _Cycles = 0
+    row_bytes: _Count | None = None
+    row_miss_cycles: _Cycles = 0
+    pj_per_bit: Annotated[float, Field(ge=0, le=1e6)] | None = None
+
+
+class DmaSpec(BaseModel):
+    """`channels` transfers can be under way; each holds its channel for `setup_cycles` before it asks for the bus."""
+
+    model_config = STRICT
+    channels: _Count = 1
+    setup_cycles: _Cycles = 0
+
+
+class WidthSpec(BaseModel):
+    """Bits of a value in memory: a number, or a format such as `int4:group=128`, scales included.
+
+    By default those of the engine's parameters, and 16 for `hidden`, which is what no engine multiplies.
+    """
+
+    model_config = STRICT
+    activations: _Width | None = None
+    weights: _Width | None = None
+    cache: _Width | None = None
+    hidden: _Width = Fraction(16)
+
+
+class LayerSpec(BaseModel):
+    """Schedule of the layers whose name matches `match`: loop order and tile [M, K, N], searched for where none."""
+
+    model_config = STRICT
+    match: Annotated[str, Field(min_length=1, max_length=256)]
+    order: Literal["mnk", "mkn", "nmk", "nkm", "kmn", "knm"] | None = None
+    tile: Annotated[tuple[_Count, ...], Field(min_length=3, max_length=3)] | None = None
+
+
+class ScheduleSpec(BaseModel):
+    """What tilings are searched for, and layers whose schedule is given."""
+
+    model_config = STRICT
+    objective: Literal["cycles", "traffic", "energy"] = "cycles"
+    layers: Annotated[tuple[LayerSpec, ...], Field(max_length=1000)] = ()
+
+
+class Machine(BaseModel):
+    """One accelerator. InputError where parts do not fit each other."""
+
+    model_config = STRICT
+    name: _Name
+    clock_mhz: Annotated[float, Field(gt=0, le=1e6)]
+    engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1, max_length=64)]
+    scratchpads: Annotated[tuple[ScratchpadSpec, ...], Field(min_length=1, max_length=3)]
+    dram: DramSpec = DramSpec()
+    dma: DmaSpec = DmaSpec()
+    vector: VectorSpec | None = None
+    transform: UnitSpec = UnitSpec()
+    quantizer: UnitSpec = UnitSpec()
+    widths: WidthSpec = WidthSpec()
+    double_buffering: bool = True
+    prefetch: bool = False
+    fuse: bool = True
+    attention: Literal["fused", "unfused"] = "unfused"
+    convolution: Literal["im2col", "indirect"] = "indirect"
+    schedule: ScheduleSpec = ScheduleSpec()
+
+    @property
+    def copies(self) -> int:
+        """Tiles of an operand that have room side by side."""
+        return 2 if self.double_buffering else 1
+
+    def scratchpad(self, operand: Operand) -> ScratchpadSpec:
+        """The one that holds this operand."""
+        return next(pad for pad in self.scratchpads if operand in pad.holds)
+
+    def engine(self, task: Task) -> EngineSpec:
+        """The one that is given this task; InputError where there is none."""
+        found = next((engine for engine in self.engines if task in engine.tasks), None)
+        if found is None:
+            raise InputError(f"machine {self.name}: no engine takes {task.value}; add it to an engine's tasks")
+        return found
+
+
+def load_machine(text: str) -> Machine:
+    """The machine of that file, or of that name among those that come with the project.
+
+    InputError, one line with file, line and key, for what does not fit the schema.
+    """
+    path = Path(text)
+    known = sorted(file.stem for file in MACHINES.glob("*.yaml"))
+    if path.suffix not in (".yaml", ".yml"):
+        require(text in known, f"no machine {text!r}: a .yaml file, or a name; {nearest(text[:64], known)}")
+        path = MACHINES / f"{text}.yaml"
+    document = load_yaml(path)
+    machine = validated(document, Machine, "a machine file")
+    try:
+        check(machine)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    return machine
+
+
+def check(machine: Machine) -> None:
+    """Refuse parts that do not fit each other."""
+    for what, names in (
+        ("engines", [engine.name for engine in machine.engines]),
+        ("scratchpads", [pad.name for pad in machine.scratchpads]),
+    ):
+        require(len(set(names)) == len(names), f"{what}: a name stands twice among {', '.join(names)}")
+    held = [operand for pad in machine.scratchpads for operand in pad.holds]
+    for operand in Operand:
+        count = held.count(operand)
+        require(count == 1, f"scratchpads: {operand.value} must be held by one of them, not by {count}")
+    for engine in machine.engines:
+        entry, made = unit(engine.unit), engine.made
+        if engine.convention == "scalesim":
+            entry.timing(made, M=1, K=1, N=1, convention="scalesim")
+
+
+def bytes_of(elements: int, bits: Fraction) -> int:
+    """Bytes that hold so many values."""
+    return math.ceil(elements * bits / 8)

@@ -1,0 +1,239 @@
+"""A network on a machine: plan, tilings, simulation, and what came of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+from hwsim.system.lower import Planned, plan, waits_of
+from hwsim.system.machine import Machine
+from hwsim.system.power import Energy
+from hwsim.system.program import repeats
+from hwsim.system.simulate import BUFFER_NAMES, Run, Simulated, Slice, memory_of, simulate
+from hwsim.system.stages import Builder, Built
+from hwsim.system.tiling import Product, Traffic, traffic
+from hwsim.workloads.graph import Graph
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerResult:
+    """What came of a layer, or of several that are done together."""
+
+    name: str
+    what: str
+    """product, attention, vector, transform or quantize"""
+    unit: str
+    """that it runs on"""
+    fused: tuple[str, ...]
+    shape: tuple[int, int, int, int] | None
+    """batch, M, K, N of a product"""
+    order: str
+    tile: tuple[int, int, int] | None
+    macs: int
+    begin: int
+    end: int
+    cycles: int
+    """by which the network's last result so far is later than before this layer"""
+    compute_cycles: int
+    """its unit at work"""
+    bus_cycles: int
+    stall_cycles: int
+    """`cycles` without its unit at work; 0 where more of its work lies under other layers"""
+    bound_cycles: int
+    """the roofline's: no machine with this peak and this bandwidth is faster"""
+    bound: str
+    """`compute`, `memory`, or `latency` where neither the unit nor the bus is at work half the time"""
+    read_bytes: dict[str, int]
+    """by operand"""
+    written_bytes: int
+    energy_pj: Energy
+    steps: int
+
+    @property
+    def bytes(self) -> int:
+        return sum(self.read_bytes.values()) + self.written_bytes
+
+    @property
+    def intensity(self) -> float | None:
+        """Multiply-accumulates a byte of main memory."""
+        return self.macs / self.bytes if self.macs and self.bytes else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A network on a machine."""
+
+    network: str
+    source: str
+    machine: Machine
+    notes: tuple[str, ...]
+    layers: tuple[LayerResult, ...]
+    total_cycles: int
+    busy_cycles: dict[str, int]
+    """by resource: every unit, and the bus"""
+    peak_per_cycle: float
+    """multiply-accumulates of all engines"""
+    slices: tuple[Slice, ...]
+    built: tuple[Built, ...]
+    simulated_steps: int
+
+    @property
+    def macs(self) -> int:
+        return sum(layer.macs for layer in self.layers)
+
+    @property
+    def utilization(self) -> float:
+        return self.macs / (self.total_cycles * self.peak_per_cycle) if self.total_cycles else 0.0
+
+    @property
+    def energy_pj(self) -> Energy:
+        total: Energy = {}
+        for layer in self.layers:
+            for part, energy in layer.energy_pj.items():
+                total[part] = total.get(part, 0.0) + energy
+        return total
+
+    @property
+    def seconds(self) -> float:
+        return self.total_cycles / (self.machine.clock_mhz * 1e6)
+
+    @property
+    def energy_delay_js(self) -> float:
+        """Energy-delay product, J s."""
+        return sum(self.energy_pj.values()) * 1e-12 * self.seconds
+
+    @property
+    def bytes(self) -> int:
+        return sum(layer.bytes for layer in self.layers)
+
+
+Progress = Callable[[str, int, int], None]
+"""(what, how far, of how much)"""
+
+
+def run(graph: Graph, machine: Machine, *, record: bool = False, progress: Progress | None = None) -> Result:
+    """The network from its first transfer to its last result in memory.
+
+    `record` keeps a slice of every transfer and step. InputError where a layer does not fit the machine.
+    """
+    tell = progress or (lambda *_: None)
+    planned, notes = plan(graph, machine)
+    builder, built = Builder(machine), []
+    for i, (entry, waits) in enumerate(zip(planned, waits_of(planned), strict=True)):
+        tell(f"tiling {entry.name}", i, len(planned))
+        built.append(builder.build(entry, waits))
+    program = repeats([entry.stage for entry in built])
+    simulated = simulate(program, machine, record=record, progress=lambda done: tell("simulating", done, len(planned)))
+    layers = _layers(built, simulated, machine)
+    check_conserved(built, simulated, machine)
+    return Result(
+        network=graph.name,
+        source=graph.source,
+        machine=machine,
+        notes=(*graph.notes, *notes),
+        layers=layers,
+        total_cycles=simulated.total_cycles,
+        busy_cycles=_busy(simulated),
+        peak_per_cycle=sum(engine.peak_per_cycle for engine in _engines(planned)),
+        slices=simulated.slices,
+        built=tuple(built),
+        simulated_steps=simulated.simulated_steps,
+    )
+
+
+def _engines(planned: list[Planned]) -> list[Any]:
+    """Those that have something to do."""
+    return list({entry.engine.name: entry.engine for entry in planned if entry.engine is not None}.values())
+
+
+def _busy(simulated: Simulated) -> dict[str, int]:
+    busy: dict[str, int] = {"bus": sum(run.bus_cycles for run in simulated.runs)}
+    for run_ in simulated.runs:
+        for unit, cycles in run_.unit_cycles.items():
+            busy[unit] = busy.get(unit, 0) + cycles
+    return busy
+
+
+def _layers(built: list[Built], simulated: Simulated, machine: Machine) -> tuple[LayerResult, ...]:
+    latest, found = 0, []
+    for entry, came in zip(built, simulated.runs, strict=True):
+        found.append(_layer(entry, came, max(came.end - latest, 0), machine))
+        latest = max(latest, came.end)
+    return tuple(found)
+
+
+def _layer(built: Built, came: Run, cycles: int, machine: Machine) -> LayerResult:
+    planned, tiling = built.planned, built.tiling
+    work = planned.work
+    product = isinstance(work, Product)
+    unit = planned.engine.name if planned.engine is not None else planned.what
+    compute = came.unit_cycles.get(unit, 0)
+    return LayerResult(
+        name=planned.name,
+        what=planned.what,
+        unit=unit,
+        fused=planned.fused,
+        shape=(work.batch, work.M, work.K, work.N) if product else None,
+        order=tiling.order if tiling else "",
+        tile=tiling.tile if tiling else None,
+        macs=macs_of(planned),
+        begin=came.begin,
+        end=came.end,
+        cycles=cycles,
+        compute_cycles=compute,
+        bus_cycles=came.bus_cycles,
+        stall_cycles=max(cycles - compute, 0),
+        bound_cycles=roofline_cycles(built, machine),
+        bound=_bound(cycles, compute, came.bus_cycles),
+        read_bytes={BUFFER_NAMES[buffer]: moved for buffer, moved in sorted(came.read_bytes.items())},
+        written_bytes=came.written_bytes,
+        energy_pj=built.energy_pj,
+        steps=came.steps,
+    )
+
+
+def macs_of(planned: Planned) -> int:
+    """Multiply-accumulates."""
+    if planned.what == "product":
+        return int(planned.work.macs)
+    return int(planned.work[0].macs + planned.work[2].macs) if planned.what == "attention" else 0
+
+
+def _bound(cycles: int, compute: int, bus: int) -> str:
+    if 2 * max(compute, bus) < cycles:
+        return "latency"
+    return "compute" if compute >= bus else "memory"
+
+
+def roofline_cycles(built: Built, machine: Machine) -> int:
+    """What the work at the engine's peak, or the bytes at the bus's bandwidth, take at least."""
+    planned, rate = built.planned, memory_of(machine).bytes_per_cycle
+    moved = 0 if rate is None else -(-traffic(built.stage.nodes).bytes // rate)
+    work = 0
+    if planned.engine is not None:
+        work = -(-macs_of(planned) // Fraction(planned.engine.peak_per_cycle).limit_denominator(1 << 20))
+    return int(max(moved, work))
+
+
+def check_conserved(built: list[Built], simulated: Simulated, machine: Machine) -> None:
+    """What every run has to show: bytes and cycles are those of the steps, nothing is busy for longer than the whole,
+    and the whole is not below the roofline."""
+    memory = memory_of(machine)
+    for entry, came in zip(built, simulated.runs, strict=True):
+        needed = traffic(entry.stage.nodes)
+        _check(came, needed)
+    total = simulated.total_cycles
+    for name, busy in _busy(simulated).items():
+        assert busy <= total, f"{name} is busy for {busy} of {total} cycles"
+    if memory.bytes_per_cycle is not None:
+        moved = sum(sum(came.read_bytes.values()) + came.written_bytes for came in simulated.runs)
+        assert total * memory.bytes_per_cycle >= moved, "more bytes than the bus can carry"
+
+
+def _check(came: Run, needed: Traffic) -> None:
+    assert sum(came.read_bytes.values()) == needed.read_bytes, f"{came.name}: bytes read are not those of its tiling"
+    assert came.written_bytes == needed.written_bytes, f"{came.name}: bytes written are not those of its tiling"
+    assert came.unit_cycles == needed.cycles, f"{came.name}: cycles are not those of its steps"
+    assert came.steps == needed.steps, f"{came.name}: steps were lost"

@@ -1,0 +1,285 @@
+"""The best tiling of a product: all legal ones, bounded from below in closed form, the promising ones simulated.
+
+Objectives: `cycles` are the simulation's own, of the product alone on an idle machine; `traffic` the bytes between main
+memory and scratchpads; `energy` that of `hwsim.system.power`. Tilings are taken in the order of their bound, until it
+reaches the best figure found: none of the others can be better, so that the answer is the optimum of all.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hwsim.system import power
+from hwsim.system.engines import Engine, Shape
+from hwsim.system.machine import ORDERS, Machine
+from hwsim.system.program import ACT, EXTRA, OUT, WEIGHT, Move, Repeat, Stage
+from hwsim.system.simulate import PAD_OF, memory_of, simulate
+from hwsim.system.tiling import Product, Tiling, buffer_bytes, fits, nest, port_cycles, traffic
+from models.catalog import unit
+from models.unit import require
+
+Ints = NDArray[np.int64]
+
+
+def lengths(total: int, grain: int) -> list[int]:
+    """Tile lengths of a dimension, longest first: for every number of tiles the least multiple of `grain` that needs no
+    more of them, the whole dimension where it is no multiple. Longer tiles of as many pieces only leave a smaller
+    rest."""
+    pieces = -(-total // grain)
+    found, each = [], pieces
+    while each:
+        found.append(min(total, grain * each))
+        count = -(-pieces // (each - 1)) if each > 1 else 0
+        """the least number of tiles that makes them shorter"""
+        each = -(-pieces // count) if count else 0
+    return found
+
+
+def grains(product: Product, engine: Engine) -> Shape:
+    """Of what whole pieces tiles are: folds of the engine, whole rows of an image. K stays whole where the engine takes
+    no partial sums."""
+    fold = engine.fold
+    m = fold.M if product.image is None else product.image.row_pixels * -(-fold.M // product.image.row_pixels)
+    return m, fold.K if fold.takes_psum else product.K, fold.N
+
+
+def require_room(product: Product, machine: Machine, least: Shape) -> None:
+    """InputError unless the smallest tile has room."""
+    sizes = buffer_bytes(product, least)
+    rows = []
+    for pad in machine.scratchpads:
+        need = machine.copies * sum(size for buffer, size in sizes.items() if PAD_OF[buffer] in pad.holds)
+        rows.append(f"{pad.name} has {pad.bytes} bytes and would need {need}")
+    smallest = "M={} K={} N={}".format(*least)
+    rule = f"no tile fits the scratchpads; the smallest, {smallest}: {', '.join(rows)}"
+    require(fits(machine, sizes), rule)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The best tiling, its figure, and how many there were and how many were simulated or evaluated."""
+
+    tiling: Tiling
+    value: float
+    legal: int
+    evaluated: int
+
+
+def search(product: Product, engine: Engine, machine: Machine, objective: str, given: str | None = None) -> Found:
+    """The tiling of the least `objective`, of all loop orders or of the given one. An engine whose cycles depend on its
+    operands is given that of the least traffic."""
+    grid = Grid(product, engine, machine)
+    bounds, exact = _objective(grid, objective)
+    orders = [given] if given else list(ORDERS)
+    legal = np.stack([grid.fits & grid.distinct(order) if given is None else grid.fits for order in orders])
+    bound = np.where(legal, np.stack([bounds(order) for order in orders]), np.inf).ravel()
+    best, value, evaluated = None, float("inf"), 0
+    for at in np.argsort(bound, kind="stable"):
+        if bound[at] >= value:
+            break
+        number, m, k, n = np.unravel_index(at, legal.shape)
+        tiling = Tiling(order=orders[number], tile=grid.tile(m, k, n))
+        found = exact(tiling)
+        evaluated += 1
+        if found < value:
+            best, value = tiling, found
+    assert best is not None
+    return Found(tiling=best, value=value, legal=int(legal.sum()), evaluated=evaluated)
+
+
+def _objective(grid: Grid, objective: str) -> tuple[Callable[[str], NDArray[Any]], Callable[[Tiling], float]]:
+    """A lower bound of every tile in one loop order, and the figure itself of one tiling."""
+    product, engine, machine = grid.product, grid.engine, grid.machine
+    if objective == "traffic" or unit(engine.array.unit).timed_by_operands:
+        return grid.bytes, lambda tiling: traffic(nest(product, tiling, engine, machine)).bytes
+    if objective == "energy":
+        rate = power.dram_pj_per_byte(machine)
+        return (
+            lambda order: grid.bytes(order) * rate,
+            lambda tiling: sum(power.product_energy_pj(product, tiling, engine, machine).values()),
+        )
+    return grid.least_cycles, lambda tiling: alone(product, tiling, engine, machine)
+
+
+def alone(product: Product, tiling: Tiling, engine: Engine, machine: Machine) -> int:
+    """Cycles of the product on an idle machine."""
+    stage = stage_of(product, tiling, engine, machine, name="", waits=(), weights_wait=False)
+    return simulate([Repeat(1, (stage,), ("",))], machine).total_cycles
+
+
+def stage_of(
+    product: Product,
+    tiling: Tiling,
+    engine: Engine,
+    machine: Machine,
+    *,
+    name: str,
+    waits: tuple[int, ...],
+    weights_wait: bool,
+) -> Stage:
+    """The product as a stage of a program."""
+    return Stage(
+        name=name,
+        nodes=nest(product, tiling, engine, machine),
+        waits=waits,
+        weights_wait=weights_wait,
+        buffers=tuple(buffer_bytes(product, tiling.tile).items()),
+        copies=machine.copies,
+    )
+
+
+# ---- the closed form
+
+
+@dataclass(frozen=True)
+class Moved:
+    """Bytes, and cycles that they hold the bus."""
+
+    bytes: Ints
+    bus: Ints
+
+    def __mul__(self, times: Any) -> Moved:
+        return Moved(self.bytes * times, self.bus * times)
+
+    def __add__(self, other: Moved) -> Moved:
+        return Moved(self.bytes + other.bytes, self.bus + other.bus)
+
+
+class Grid:
+    """All tiles of a product that `lengths` spans, and in closed form what they move and compute.
+
+    Arrays have the axes M, K, N; what depends on two of them has length 1 along the third.
+    """
+
+    def __init__(self, product: Product, engine: Engine, machine: Machine, cut: list[list[int]] | None = None) -> None:
+        self.product, self.engine, self.machine = product, engine, machine
+        self.memory = memory_of(machine)
+        sizes = (product.M, product.K, product.N)
+        self.cut = cut or [lengths(size, piece) for size, piece in zip(sizes, grains(product, engine), strict=True)]
+        require_room(product, machine, self.tile(-1, -1, -1))
+        self.full = [_along(axis, cut) for axis, cut in enumerate(self.cut)]
+        self.count = [-(-size // full) for size, full in zip(sizes, self.full, strict=True)]
+        self.rest = [s - (c - 1) * f for s, c, f in zip(sizes, self.count, self.full, strict=True)]
+        self.fits = self._fits()
+
+    def tile(self, m: Any, k: Any, n: Any) -> Shape:
+        return self.cut[0][m], self.cut[1][k], self.cut[2][n]
+
+    def _fits(self) -> NDArray[np.bool_]:
+        p = self.product
+        room = {
+            ACT: self.each(p.act_move, (0, 1), self.full).bytes,
+            WEIGHT: self.each(p.weight_move, (1, 2), self.full).bytes,
+            OUT: self.each(p.sum_move, (0, 2), self.full).bytes,
+            EXTRA: self.each(p.extra_move, (0, 2), self.full).bytes,
+        }
+        good = np.ones(tuple(len(cut) for cut in self.cut), dtype=bool)
+        for pad in self.machine.scratchpads:
+            held = sum(size for buffer, size in room.items() if PAD_OF[buffer] in pad.holds)
+            good &= held * self.machine.copies <= pad.bytes
+        return good
+
+    def each(self, make: Callable[[int, int], Move], axes: tuple[int, int], sizes: list[Ints]) -> Moved:
+        """The transfer of every single tile of those sizes."""
+        first, second = (sizes[axis].ravel().tolist() for axis in axes)
+        shape = [1, 1, 1]
+        shape[axes[0]], shape[axes[1]] = len(first), len(second)
+        moves = [make(x, y) for x in first for y in second]
+        moved = np.array([move.bytes for move in moves], dtype=np.int64).reshape(shape)
+        bus = np.array([self.memory.bus_cycles(move) if move.bytes else 0 for move in moves], dtype=np.int64)
+        return Moved(moved, bus.reshape(shape))
+
+    def once(self, make: Callable[[int, int], Move], axes: tuple[int, int]) -> Moved:
+        """One pass over all tiles of an operand: whole tiles and rests."""
+        total = Moved(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+        for ends in itertools.product((False, True), repeat=2):
+            sizes, times = list(self.full), 1
+            for axis, end in zip(axes, ends, strict=True):
+                sizes[axis] = self.rest[axis] if end else self.full[axis]
+                times = times * (1 if end else self.count[axis] - 1)
+            total += self.each(make, axes, sizes) * times
+        return total
+
+    def passes(self, order: str, free: int) -> Ints:
+        """How many times the tiles of the operand without dimension `free` pass: once for each round of that loop, if
+        there is a loop of several rounds inside it."""
+        inside = order[order.index("mkn"[free]) + 1 :]
+        several = np.zeros(1, dtype=bool)
+        for dim in inside:
+            several = several | (self.count["mkn".index(dim)] > 1)
+        return np.where(several, self.count[free], 1)
+
+    def reads(self, order: str) -> Moved:
+        p, outs = self.product, self.passes(order, 1)
+        once = self.once(p.act_move, (0, 1)) * self.passes(order, 2)
+        once += self.once(p.weight_move, (1, 2)) * self.passes(order, 0)
+        once += self.once(p.sum_move, (0, 2)) * (outs - 1)
+        return (once + self.once(p.extra_move, (0, 2))) * p.batch
+
+    def writes(self, order: str) -> Moved:
+        p, outs = self.product, self.passes(order, 1)
+        return (self.once(p.out_move, (0, 2)) + self.once(p.sum_move, (0, 2)) * (outs - 1)) * p.batch
+
+    def bytes(self, order: str) -> Ints:
+        return self.reads(order).bytes + self.writes(order).bytes
+
+    def distinct(self, order: str) -> NDArray[np.bool_]:
+        """Where no order before this one is the same: a loop of one round can stand anywhere."""
+        good = np.ones(tuple(len(cut) for cut in self.cut), dtype=bool)
+        for several in itertools.product((False, True), repeat=3):
+            many = {dim for dim, flag in zip("mkn", several, strict=True) if flag}
+            reduced = ["".join(dim for dim in other if dim in many) for other in ORDERS]
+            if reduced.index(reduced[ORDERS.index(order)]) != ORDERS.index(order):
+                here = [(count > 1) == flag for count, flag in zip(self.count, several, strict=True)]
+                good &= ~(here[0] & here[1] & here[2])
+        return good
+
+    def compute(self, sizes: list[Ints]) -> Ints:
+        """Cycles of the engine for tiles of those sizes."""
+        m, k, n = np.broadcast_arrays(*sizes)
+        cycles, words = self.engine.pace(m, k, n)
+        for limit in port_cycles(self.machine, self.product, words):
+            cycles = np.maximum(cycles, limit)
+        return cycles
+
+    @cached_property
+    def all_compute(self) -> Ints:
+        """Cycles of the engine for all tiles together."""
+        total = np.zeros(1, dtype=np.int64)
+        for ends in itertools.product((False, True), repeat=3):
+            pairs = list(zip(ends, self.rest, self.full, self.count, strict=True))
+            times = [1 if end else count - 1 for end, _, _, count in pairs]
+            total = total + times[0] * times[1] * times[2] * self.compute([r if end else f for end, r, f, _ in pairs])
+        return total * self.product.batch
+
+    def least_cycles(self, order: str) -> Ints:
+        """No run is shorter. Either the engine is never idle between the first operands' arrival and the last result's
+        departure; or the bus is never idle until the last operands are on it, and the last step and its result follow.
+        """
+        p, memory = self.product, self.memory
+        first = [np.where(count > 1, f, r) for count, f, r in zip(self.count, self.full, self.rest, strict=True)]
+        arrival = self.each(p.act_move, (0, 1), first).bus + self.each(p.weight_move, (1, 2), first).bus
+        leaving = memory.setup + self.each(p.out_move, (0, 2), self.rest).bus + self._epilogue()
+        begin = memory.setup + memory.latency
+        return leaving + begin + np.maximum(arrival + self.all_compute, self.reads(order).bus + self.compute(self.rest))
+
+    def _epilogue(self) -> Ints:
+        """Of the last tile."""
+        if not self.product.lane_ops:
+            return np.zeros(1, dtype=np.int64)
+        spec = self.machine.vector
+        assert spec is not None
+        return spec.latency_cycles + -(-self.rest[0] * self.rest[2] * self.product.lane_ops // spec.lanes)
+
+
+def _along(axis: int, values: list[int]) -> Ints:
+    shape = [1, 1, 1]
+    shape[axis] = len(values)
+    return np.array(values, dtype=np.int64).reshape(shape)

@@ -1,0 +1,304 @@
+"""The plan of a network as the stages of a program: tilings searched for or given, streams cut into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from typing import Any
+
+from hwsim.system import power
+from hwsim.system.engines import Engine
+from hwsim.system.lower import Planned, Stream
+from hwsim.system.machine import LayerSpec, Machine, Operand, UnitSpec, bytes_of
+from hwsim.system.program import ACT, OUT, SCORES, WEIGHT, Loop, Move, Node, Stage, Step
+from hwsim.system.search import Found, search, stage_of
+from hwsim.system.simulate import VECTOR
+from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, vector_cycles
+from models.catalog import unit
+from models.unit import InputError, require
+
+PIECES = 8
+"""A stream is cut into so many pieces, so that its transfers and its work overlap"""
+LEAST_PIECE = 4096
+"""elements of such a piece, unless the stream has fewer"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """A planned layer as a stage."""
+
+    planned: Planned
+    stage: Stage
+    energy_pj: power.Energy
+    tiling: Tiling | None = None
+    found: Found | None = None
+    """how the tiling was found; None where it was given"""
+
+
+class Builder:
+    """Makes stages, the tiling of each distinct product searched for once."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+        self.found: dict[Any, Found] = {}
+
+    def build(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        """InputError names the layer where nothing fits."""
+        make: dict[str, Callable[[Planned, tuple[int, ...]], Built]] = {
+            "product": self._product,
+            "attention": self._attention,
+            "vector": self._vector,
+            "transform": self._transform,
+            "quantize": self._quantize,
+        }
+        try:
+            return make[planned.what](planned, waits)
+        except InputError as error:
+            raise InputError(f"layer {planned.name}: {error}") from None
+
+    def _product(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        assert planned.engine is not None
+        given = self._given(planned.name)
+        found = None
+        if given is not None and given.tile is not None:
+            tiling = self._given_tiling(planned.work, planned.engine, given)
+        else:
+            found = self._search(planned.work, planned.engine, given.order if given else None)
+            tiling = found.tiling
+        stage = stage_of(
+            planned.work,
+            tiling,
+            planned.engine,
+            self.machine,
+            name=planned.name,
+            waits=waits,
+            weights_wait=planned.weights_wait,
+        )
+        energy = power.product_energy_pj(planned.work, tiling, planned.engine, self.machine)
+        return Built(planned=planned, stage=stage, energy_pj=energy, tiling=tiling, found=found)
+
+    def _given(self, name: str) -> LayerSpec | None:
+        return next((layer for layer in self.machine.schedule.layers if fnmatchcase(name, layer.match)), None)
+
+    def _given_tiling(self, product: Product, engine: Engine, given: LayerSpec) -> Tiling:
+        assert given.tile is not None
+        m, k, n = (min(size, most) for size, most in zip(given.tile, (product.M, product.K, product.N), strict=True))
+        fold = engine.fold
+        whole = k == product.K
+        rule = f"tile {list(given.tile)}: K={k} must be all of K={product.K}"
+        require(whole or fold.takes_psum, f"{rule}, since the engine takes no partial sums")
+        require(whole or k % fold.K == 0, f"{rule} or a multiple of {fold.K}, which the engine adds up at a time")
+        pixels = product.image.row_pixels if product.image else 1
+        rule = f"tile {list(given.tile)}: M={m} must be a multiple of {pixels}, an image row"
+        require(m % pixels == 0 or m == product.M, rule)
+        sizes = buffer_bytes(product, (m, k, n))
+        require(fits(self.machine, sizes), f"tile {list(given.tile)} has no room in the scratchpads")
+        return Tiling(order=given.order or "mnk", tile=(m, k, n))
+
+    def _search(self, product: Product, engine: Engine, order: str | None) -> Found:
+        key = (product, engine, order)
+        if key not in self.found:
+            self.found[key] = search(product, engine, self.machine, self.machine.schedule.objective, order)
+        return self.found[key]
+
+    # ---- streams
+
+    def _vector(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        work: Stream = planned.work
+        return self._stream(
+            planned,
+            waits,
+            VECTOR,
+            lambda rows: vector_cycles(self.machine, rows * work.lane_ops),
+            {"vector": power.vector_energy_pj(work.rows * work.lane_ops)},
+        )
+
+    def _transform(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        from hwsim.transforms.maps import Hadamard
+
+        work: Stream = planned.work
+        hardware = Hadamard(points=work.block).hardware()
+        if hardware is None:
+            raise InputError(f"no unit transforms blocks of {work.block} channels")
+        name, values = hardware
+        entry, spec = unit(name), self.machine.transform
+        params = entry.params(**{**values, **spec.params})
+        return self._on_unit(planned, waits, entry, params, spec, lambda rows: {"M": rows, "K": work.channels})
+
+    def _quantize(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        from hwsim.evaluate import token_quantizer
+
+        work: Stream = planned.work
+        spec = self.machine.quantizer
+        entry, params = token_quantizer(work.channels, spec.params)
+        return self._on_unit(
+            planned, waits, entry, params, spec, lambda rows: entry.module.token_run(params, rows, work.channels)
+        )
+
+    def _on_unit(
+        self,
+        planned: Planned,
+        waits: tuple[int, ...],
+        entry: Any,
+        params: Any,
+        spec: UnitSpec,
+        shape: Callable[[int], dict[str, int]],
+    ) -> Built:
+        """Rows shared out among `spec.count` units of the catalogue."""
+        work: Stream = planned.work
+
+        def cycles(rows: int) -> int:
+            return int(entry.timing(params, **shape(-(-rows // spec.count))).total_cycles)
+
+        energy = power.ops_energy_pj(entry.ops(params, **shape(work.rows)))
+        return self._stream(planned, waits, planned.what, cycles, {planned.what: energy})
+
+    def _stream(
+        self,
+        planned: Planned,
+        waits: tuple[int, ...],
+        name: str,
+        cycles: Callable[[int], int],
+        energy: power.Energy,
+    ) -> Built:
+        work: Stream = planned.work
+        rows = self._rows(work)
+        nodes: list[Node] = []
+        for count, size in ((work.rows // rows, rows), (1, work.rows % rows)):
+            if count and size:
+                step = Step(
+                    unit=name,
+                    cycles=cycles(size),
+                    loads=(Move(ACT, bytes_of(size, work.in_bits)),),
+                    new_out=True,
+                    store=Move(OUT, bytes_of(size, work.out_bits)),
+                )
+                nodes.append(Loop(count, (step,)) if count > 1 else step)
+        stage = Stage(
+            name=planned.name,
+            nodes=tuple(nodes),
+            waits=waits,
+            weights_wait=True,
+            buffers=tuple(_stream_bytes(work, rows).items()),
+            copies=self.machine.copies,
+        )
+        moved = power.moves_energy_pj(stage.nodes, self.machine)
+        # the unit reads what was brought and writes what leaves
+        moved["scratchpads"] += power.stream_pad_pj(self.machine, work.rows * work.in_bits, work.rows * work.out_bits)
+        return Built(planned=planned, stage=stage, energy_pj=moved | energy)
+
+    def _rows(self, work: Stream) -> int:
+        """Rows of a piece: an eighth, not too small a one, as far as there is room."""
+        wanted = max(-(-work.rows // PIECES), min(work.rows, -(-LEAST_PIECE // work.channels)))
+        rows = _most(wanted, lambda rows: fits(self.machine, _stream_bytes(work, rows)))
+        pads = {kind: self.machine.scratchpad(kind) for kind in (Operand.ACTIVATIONS, Operand.OUTPUTS)}
+        need = ", ".join(f"{kind.value} in {pad.bytes} bytes" for kind, pad in pads.items())
+        one = _stream_bytes(work, 1)
+        rule = f"a row takes {one[ACT]} + {one[OUT]} bytes, {self.machine.copies} times, which has no room: {need}"
+        require(rows > 0, rule)
+        return rows
+
+    # ---- attention
+
+    def _attention(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+        """Scores stay on chip: for a number of queries all their scores, softmax, and their product with V."""
+        assert planned.engine is not None
+        first, rows, second = planned.work
+        tile, chunk = self._attention_tile(first, second, planned.engine)
+        nodes = self._attention_nodes(planned, tile, chunk)
+        stage = Stage(
+            name=planned.name,
+            nodes=nodes,
+            waits=waits,
+            weights_wait=planned.weights_wait,
+            buffers=tuple(_attention_bytes(first, second, tile, chunk).items()),
+            copies=self.machine.copies,
+        )
+        energy = power.moves_energy_pj(nodes, self.machine)
+        energy |= {"engine": 0.0, "vector": power.vector_energy_pj(rows.rows * rows.lane_ops)}
+        for product, (k, n) in ((first, (first.K, chunk)), (second, (chunk, second.N))):
+            for times, shape in power.shapes(product, Tiling(order="mnk", tile=(tile, k, n))):
+                done = planned.engine.work(shape)
+                energy["engine"] += times * done.energy_pj
+                energy["scratchpads"] += times * power.edge_energy_pj(self.machine, product, done.words)
+        scores = rows.rows * rows.in_bits
+        energy["scratchpads"] += power.stream_pad_pj(self.machine, Fraction(0), scores + rows.rows * rows.out_bits)
+        return Built(planned=planned, stage=stage, energy_pj=energy)
+
+    def _attention_tile(self, first: Product, second: Product, engine: Engine) -> tuple[int, int]:
+        """Queries and keys at a time: as many queries as have room with one fold of keys, then as many keys."""
+        fold = engine.fold
+        grain = fold.K if fold.takes_psum else second.K
+        least = min(first.N, max(grain, fold.N) if fold.takes_psum else second.K)
+        queries = _most(first.M, lambda m: fits(self.machine, _attention_bytes(first, second, m, least)))
+        rule = f"one query's {first.N} scores and {least} keys have no room in the scratchpads"
+        require(queries > 0, rule + "; take attention: unfused, or larger scratchpads")
+        pieces = -(-first.N // grain)
+        keys = _most(
+            pieces,
+            lambda n: fits(self.machine, _attention_bytes(first, second, queries, min(first.N, n * grain))),
+        )
+        return queries, min(first.N, max(keys, 1) * grain)
+
+    def _attention_nodes(self, planned: Planned, tile: int, chunk: int) -> tuple[Node, ...]:
+        first, _, _ = planned.work
+        whole, rest = divmod(first.M, tile)
+        parts: list[Node] = []
+        if whole:
+            body = self._attention_part(planned, tile, chunk)
+            parts += [Loop(whole, body)] if whole > 1 else body
+        if rest:
+            parts += self._attention_part(planned, rest, chunk)
+        return (Loop(first.batch, tuple(parts)),) if first.batch > 1 else tuple(parts)
+
+    def _attention_part(self, planned: Planned, m: int, chunk: int) -> tuple[Node, ...]:
+        first, rows, second = planned.work
+        engine = planned.engine
+        cuts = [chunk] * (first.N // chunk) + ([first.N % chunk] if first.N % chunk else [])
+        nodes: list[Node] = []
+        for i, n in enumerate(cuts):
+            loads = [first.weight_move(first.K, n)]
+            if i == 0:
+                loads += [first.act_move(m, first.K), Move(SCORES, 0)]
+            cycles = compute_cycles(self.machine, engine, first, (m, first.K, n))
+            nodes.append(Step(unit=engine.name, cycles=cycles, loads=tuple(loads)))
+        softmax = vector_cycles(self.machine, m * rows.lane_ops)
+        nodes.append(Step(unit=VECTOR, cycles=softmax, after=True))
+        for i, k in enumerate(cuts):
+            last = i == len(cuts) - 1
+            nodes.append(
+                Step(
+                    unit=engine.name,
+                    cycles=compute_cycles(self.machine, engine, second, (m, k, second.N)),
+                    loads=(second.weight_move(k, second.N),),
+                    new_out=i == 0,
+                    store=second.out_move(m, second.N) if last else None,
+                    after=i == 0,
+                )
+            )
+        return tuple(nodes)
+
+
+def _most(limit: int, good: Callable[[int], bool]) -> int:
+    """The largest number up to `limit` that is good, 0 where none is; whatever lies below a good one is good."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if good(middle) else (low, middle - 1)
+    return low
+
+
+def _stream_bytes(work: Stream, rows: int) -> dict[int, int]:
+    return {ACT: bytes_of(rows, work.in_bits), OUT: bytes_of(rows, work.out_bits)}
+
+
+def _attention_bytes(first: Product, second: Product, m: int, keys: int) -> dict[int, int]:
+    """Room of the largest tiles: queries, keys or values, scores of all keys, results while they are summed up."""
+    return {
+        ACT: first.act_bytes(m, first.K),
+        WEIGHT: max(first.weight_move(first.K, keys).bytes, second.weight_move(keys, second.N).bytes),
+        SCORES: bytes_of(m * first.N, first.out_bits),
+        OUT: second.sum_move(m, second.N).bytes,
+    }
