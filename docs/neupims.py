@@ -85,8 +85,9 @@ Why they differ:
 
 - **GPU.** Ours is an upper bound: no GPU runs at its roof all the time. One at {share:.0%} of it would give the paper's
   3 on the batches of 512. On small batches weights count, which come at {npu_bandwidth} GB/s here, at 1555 there.
-- **Batch.** Two sub-batches read every weight twice, and half a batch of 256 leaves arrays waiting: an array of ours
-  needs 256 vectors a tile where sums go from tile to tile. There interleaving costs more than it hides ("packed" is
+- **Batch.** Two sub-batches read every weight twice, and half a batch of 256 leaves arrays waiting: two tiles of an
+  array load, stream and leave in 510 cycles, so that each needs 255 vectors. There interleaving costs more than it
+  hides ("packed" is
   NeuPIMs without it, {packed:.2f} times as fast at 256 on average). The authors turn it on at 256. Here it pays for
   {pays}.
 - **Caches.** The longer the requests, the more PIM gains: with Alpaca's short ones weights and activations dominate.

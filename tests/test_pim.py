@@ -411,6 +411,11 @@ def test_the_arrays_take_the_engines_cycles():
     kernel = product(NpuParams(), "qkv", (300, 4096, 3072))
     assert kernel.array_cycles == systolic.timing(params, M=300, K=4096, N=384).total_cycles
     assert kernel.weight_bytes == 4096 * 3072 * 2
+    # fewer vectors than a sum takes to leave: none of the 32 x 3 tiles waits for sums, but each pair of them loads,
+    # streams and leaves (128 + 128 + 254 cycles) before the next one
+    few = product(NpuParams(), "qkv", (128, 4096, 3072)).array_cycles
+    assert few == 47 * 510 + 510 + 128 + 1
+    assert few < systolic.timing(params, M=128, K=4096, N=384).total_cycles
 
 
 def test_the_gpu_is_the_roofline():

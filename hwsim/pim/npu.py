@@ -41,8 +41,18 @@ def vector_cycles(npu: NpuParams, kind: str, elements: int) -> int:
 
 
 def product_cycles(npu: NpuParams, m: int, k: int, n: int) -> int:
-    """[m, k] @ [k, n], the columns dealt out to the arrays."""
-    return int(unit_of(npu.array).timing(npu.array, M=m, K=k, N=up(n, npu.arrays)).total_cycles)
+    """[m, k] @ [k, n], the columns dealt out to the arrays; the better of two orders of an array's tiles.
+
+    Along K first, a tile waits for the sums of the one before. Along N first, sums lie in accumulators until the next
+    tile of their columns, which is late enough where the columns' other tiles take longer than a sum needs to leave.
+    """
+    mine, timing = up(n, npu.arrays), unit_of(npu.array).timing
+    along_k = int(timing(npu.array, M=m, K=k, N=mine).total_cycles)
+    tiles = up(mine, npu.cols)
+    if (tiles - 1) * max(m, npu.rows) < npu.rows + npu.cols:
+        return along_k
+    # each tile as one of a product that is one fold deep
+    return min(along_k, int(timing(npu.array, M=m, K=npu.rows, N=up(k, npu.rows) * tiles * npu.cols).total_cycles))
 
 
 def product(npu: NpuParams, name: str, shape: tuple[int, int, int], epilogue: str = "") -> Kernel:
