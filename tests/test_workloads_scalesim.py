@@ -10,6 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hwsim.system.machine import load_machine
+from hwsim.system.run import run
 from hwsim.workloads import scalesim
 from hwsim.workloads.graph import Attention, Builder, Conv, Gemm, Role
 from models.catalog import unit
@@ -319,17 +321,45 @@ def test_a_configuration_of_earlier_versions(tmp_path):
     assert {"IfmapSRAMBankBandwidth", "FilterSRAMBankBandwidth"} < set(calc.ignored)
 
 
+def machine_of(tmp_path, text):
+    path = tmp_path / "their machine.cfg"
+    path.write_text(text)
+    return load_machine(str(path))
+
+
 def test_a_machine_of_a_configuration(tmp_path):
-    assert scalesim.machine_document(config(tmp_path, VERSION_3), word_bytes=2) == {
-        "name": "first run",
-        "clock_mhz": 1000,
-        "word_bytes": 2,
-        "engine": {"rows": 32, "cols": 16, "dataflow": "OS"},
-        "scratchpad_kib": {"ifmap": 64, "filter": 128, "ofmap": 256},
-        "double_buffered": True,
-        "bandwidth_words_per_cycle": {"ifmap": 48, "filter": 640, "ofmap": 64},
+    machine = machine_of(tmp_path, VERSION_3)
+    engine = machine.engines[0]
+    assert machine.name == "first-run"
+    assert (engine.unit, engine.params, engine.convention) == (
+        "systolic",
+        {"rows": 32, "cols": 16, "dataflow": "OS"},
+        "scalesim",
+    )
+    assert [(pad.name, pad.holds, pad.kib) for pad in machine.scratchpads] == [
+        ("ifmap", ("activations",), 64),
+        ("filter", ("weights",), 128),
+        ("ofmap", ("outputs",), 256),
+    ]
+    assert machine.dram.bytes_per_cycle == 48 + 640 + 64
+    assert machine.notes == (
+        "their machine.cfg: 2 keys have no part here: ReadRequestBuffer, IfmapCustomLayout",
+        "SCALE-Sim's three interfaces to memory are one bus here, with their bandwidths together",
+    )
+    first = machine_of(tmp_path, VERSION_1)
+    assert first.dram.bytes_per_cycle is None
+    assert first.notes == ()
+
+
+def test_their_topology_on_their_machine_takes_their_cycles(tmp_path):
+    machine = machine_of(tmp_path, VERSION_1.replace("256", "32"))
+    result = run(scalesim.load_topology(DATA / "gemm.csv"), machine)
+    theirs = {
+        row["layer"]: int(row["Total Cycles"])
+        for row in reference()
+        if (row["topology"], row["rows"], row["cols"], row["dataflow"]) == ("gemm", "32", "32", "ws")
     }
-    assert scalesim.machine_document(config(tmp_path, VERSION_1))["bandwidth_words_per_cycle"] is None
+    assert {layer.name: layer.cycles for layer in result.layers} == theirs
 
 
 BAD_CONFIGS = [

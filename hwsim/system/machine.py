@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import re
 from enum import StrEnum
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from hwsim.config import engine_name, settings
 from hwsim.document import NAME, STRICT, load_yaml, validated
 from hwsim.options import parse_options
-from models.catalog import unit
+from models.catalog import UNITS, unit
 from models.unit import InputError, nearest, require
 
 MACHINES = Path(__file__).parent / "machines"
@@ -213,6 +215,8 @@ class Machine(BaseModel):
     attention: Literal["fused", "unfused"] = "unfused"
     convolution: Literal["im2col", "indirect"] = "indirect"
     schedule: ScheduleSpec = ScheduleSpec()
+    notes: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    """shown beside every result"""
 
     @property
     def copies(self) -> int:
@@ -232,11 +236,13 @@ class Machine(BaseModel):
 
 
 def load_machine(text: str) -> Machine:
-    """The machine of that file, or of that name among those that come with the project.
+    """The machine of that file, YAML or SCALE-Sim's .cfg, or of that name among those that come with the project.
 
     InputError, one line with file, line and key, for what does not fit the schema.
     """
     path = Path(text)
+    if path.suffix == ".cfg":
+        return _scalesim_machine(path)
     known = sorted(file.stem for file in MACHINES.glob("*.yaml"))
     if path.suffix not in (".yaml", ".yml"):
         require(text in known, f"no machine {text!r}: a .yaml file, or a name; {nearest(text[:64], known)}")
@@ -247,6 +253,43 @@ def load_machine(text: str) -> Machine:
         check(machine)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
+    return machine
+
+
+def _scalesim_machine(path: Path) -> Machine:
+    """SCALE-Sim's machine: its array counted by its convention, three double-buffered scratchpads, words of a byte."""
+    from hwsim.workloads.scalesim import load_config
+
+    config = load_config(path)
+    notes = [f"{path.name}: {len(config.ignored)} keys have no part here: {', '.join(config.ignored)}"]
+    if config.bandwidth is not None:
+        notes.append("SCALE-Sim's three interfaces to memory are one bus here, with their bandwidths together")
+    entry = next(name for name, u in UNITS.items() if "convention" in inspect.signature(u.timing).parameters)
+    kib = {"ifmap": config.ifmap_kib, "filter": config.filter_kib, "ofmap": config.ofmap_kib}
+    document = {
+        "name": re.sub(r"[^a-z0-9._-]+", "-", config.name.lower()).strip("-._")[:64] or "scalesim",
+        "clock_mhz": 1000.0,
+        "engines": (
+            {
+                "name": "array",
+                "unit": entry,
+                "set": {"rows": config.rows, "cols": config.cols, "dataflow": config.dataflow},
+                "convention": "scalesim",
+            },
+        ),
+        "scratchpads": tuple(
+            {"name": name, "holds": (operand.value,), "kib": float(kib[name])}
+            for name, operand in zip(kib, Operand, strict=True)
+        ),
+        "dram": {} if config.bandwidth is None else {"bytes_per_cycle": float(sum(config.bandwidth))},
+        "dma": {"channels": len(kib)},
+        "notes": tuple(notes if config.ignored else notes[1:]),
+    }
+    try:
+        machine = Machine.model_validate(document)
+        check(machine)
+    except (ValidationError, InputError) as error:
+        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
     return machine
 
 

@@ -257,7 +257,7 @@ class Grid:
             pairs = list(zip(ends, self.rest, self.full, self.count, strict=True))
             times = [1 if end else count - 1 for end, _, _, count in pairs]
             total = total + times[0] * times[1] * times[2] * self.compute([r if end else f for end, r, f, _ in pairs])
-        return total * self.product.batch
+        return (total - self.engine.not_counted) * self.product.batch
 
     def least_cycles(self, order: str) -> Ints:
         """No run is shorter. Either the engine is never idle between the first operands' arrival and the last result's
@@ -268,7 +268,10 @@ class Grid:
         arrival = self.each(p.act_move, (0, 1), first).bus + self.each(p.weight_move, (1, 2), first).bus
         leaving = memory.setup + self.each(p.out_move, (0, 2), self.rest).bus + self._epilogue()
         begin = memory.setup + memory.latency
-        return leaving + begin + np.maximum(arrival + self.all_compute, self.reads(order).bus + self.compute(self.rest))
+        return leaving + begin + np.maximum(arrival + self.all_compute, self.reads(order).bus + self._last_step())
+
+    def _last_step(self) -> Ints:
+        return self.compute(self.rest) - self.engine.not_counted
 
     def _epilogue(self) -> Ints:
         """Of the last tile."""

@@ -210,11 +210,12 @@ class _Maker:
         leaves, complete = bool(following & set(DIMS[OUT])), place["k"].last
         loads = [move for move in (p.weight_move(k, n), p.act_move(m, k)) if move.buffer in new]
         finished = leaves and complete
+        ends = complete and place["m"].last and place["n"].last
         if finished and p.extra_bits:
             loads.append(p.extra_move(m, n))
         return Step(
             unit=self.engine.name,
-            cycles=compute_cycles(self.machine, self.engine, p, (m, k, n)),
+            cycles=compute_cycles(self.machine, self.engine, p, (m, k, n)) - ends * self.engine.not_counted,
             loads=tuple(loads),
             new_out=OUT in new,
             resume=p.sum_move(m, n) if OUT in new and not place["k"].first else None,

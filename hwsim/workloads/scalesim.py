@@ -402,26 +402,6 @@ def _bandwidth(path: Path, entries: _Entries) -> tuple[int, int, int] | None:
     return ifmap, weights, ofmap
 
 
-def machine_document(config: ScaleSimConfig, word_bytes: int = 1) -> dict[str, Any]:
-    """The machine of a configuration as plain values.
-
-    `clock_mhz` is an assumption, 1000: SCALE-Sim counts cycles and knows no clock. Its three scratchpads are double
-    buffers, half of each in use while the other is filled.
-    """
-    bandwidth = None
-    if config.bandwidth is not None:
-        bandwidth = dict(zip(("ifmap", "filter", "ofmap"), config.bandwidth, strict=True))
-    return {
-        "name": config.name,
-        "clock_mhz": 1000,
-        "word_bytes": word_bytes,
-        "engine": {"rows": config.rows, "cols": config.cols, "dataflow": config.dataflow},
-        "scratchpad_kib": {"ifmap": config.ifmap_kib, "filter": config.filter_kib, "ofmap": config.ofmap_kib},
-        "double_buffered": True,
-        "bandwidth_words_per_cycle": bandwidth,
-    }
-
-
 COMPUTE_COLUMNS: Mapping[str, str] = {
     "cycles_with_prefetch": "Total Cycles (incl. prefetch)",
     "cycles": "Total Cycles",
