@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from hwsim.workloads import factorise
+from hwsim.workloads import factorise, rewrites
 from hwsim.workloads.graph import Builder, Gemm, Graph, Role, Vector
 from models.unit import InputError
 
@@ -197,11 +197,11 @@ def test_apply_reads_rewrites_one_after_another():
     graph = builder.graph()
     text = "low-rank:rank=4,layers=*mlp* + btt:rank=2,layers=*attn,k1=4,n1=8"
     by_hand = factorise.block_tensor_train(factorise.low_rank(graph, 4, "*mlp*"), 2, "*attn", k1=4, n1=8)
-    assert factorise.apply(graph, text) == by_hand
-    twice = factorise.apply(graph, "low-rank:rank=8,layers=*mlp+low-rank:rank=2,layers=*mlp.down")
+    assert rewrites.apply(graph, text) == by_hand
+    twice = rewrites.apply(graph, "low-rank:rank=8,layers=*mlp+low-rank:rank=2,layers=*mlp.down")
     assert [layer.name for layer in twice.layers] == ["0.attn", "0.mlp.down.down", "0.mlp.down.up", "0.mlp.up"]
     for text in ("monarch:blocks=4", "kronecker:k1=2,n1=8"):
-        assert isinstance(factorise.apply(graph, text), Graph)
+        assert isinstance(rewrites.apply(graph, text), Graph)
 
 
 BAD = {
@@ -231,7 +231,7 @@ BAD = {
 @pytest.mark.parametrize("text, message", BAD.items())
 def test_bad_rewrites_are_refused(text, message):
     with pytest.raises(InputError, match=message):
-        factorise.apply(network(2, 12, 8), text)
+        rewrites.apply(network(2, 12, 8), text)
 
 
 def test_networks_without_a_dense_layer_are_refused():

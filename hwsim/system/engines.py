@@ -102,13 +102,18 @@ class Engine:
 
     def pace(self, M: Any, K: Any, N: Any) -> tuple[Any, dict[str, Any]]:
         """Cycles and words as in `work`, of int64 arrays of shapes; not where cycles depend on operands."""
-        whole = M if self.split == "M" else N
-        each = -(-whole // self.count)
+        each = self.share(whole := M if self.split == "M" else N)
         full, rest = whole // each, whole % each
         parts = [(full, each), (np.minimum(rest, 1), np.maximum(rest, 1))]
         timings = [(times, self.array.timing(*self._part((M, K, N), size))) for times, size in parts]
         words = {name: sum(times * timing.words[name] for times, timing in timings) for name in WORDS}
         return timings[0][1].total_cycles + self.not_counted, words
+
+    def share(self, whole: Any) -> Any:
+        """The largest share: whole folds, unless there is less than one."""
+        one = fold_of(self.array.params)
+        fold = one.M if self.split == "M" else one.N
+        return np.minimum(whole, fold * -(-whole // (fold * self.count)))
 
     def _part(self, shape: tuple[Any, Any, Any], size: Any) -> tuple[Any, Any, Any]:
         m, k, n = shape
@@ -125,8 +130,7 @@ class Engine:
 
     def _shares(self, shape: Shape) -> list[tuple[int, Shape]]:
         """(how many arrays, what each of them does), idle arrays left out."""
-        whole = shape[0] if self.split == "M" else shape[2]
-        each = -(-whole // self.count)
+        each = int(self.share(whole := shape[0] if self.split == "M" else shape[2]))
         full, rest = divmod(whole, each)
         cut = [(full, each), (1, rest)] if rest else [(full, each)]
         return [(times, self._part(shape, size)) for times, size in cut]

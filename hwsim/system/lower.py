@@ -23,17 +23,25 @@ from models.unit import require
 
 
 @dataclass(frozen=True, kw_only=True)
+class Pass:
+    """What one unit does to a row: `lane_ops` operations of the vector unit, a `transform` of every `block` channels,
+    or `quantize`."""
+
+    what: str
+    lane_ops: int = 0
+    block: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stream:
-    """Work on `rows`, one after the other, by a unit that is no matrix engine. A row comes in `in_bits` and leaves in
-    `out_bits`; the vector unit takes `lane_ops` for it."""
+    """Work on `rows` of `channels`, one after the other, by units that are no matrix engines, each handing its rows on
+    to the next. A row comes in `in_bits` and leaves in `out_bits`."""
 
     rows: int
     in_bits: Fraction
     out_bits: Fraction
-    lane_ops: int = 0
+    passes: tuple[Pass, ...]
     channels: int = 1
-    block: int = 0
-    """points of a transform"""
 
 
 @dataclass(kw_only=True)
@@ -90,7 +98,7 @@ def _weight_bits(name: str, params: Any) -> Fraction:
 
 def _named_bits(form: tuple[str, Mapping[str, Any]]) -> Fraction:
     name, options = form
-    words = ",".join(f"{key}={value}" for key, value in options.items())
+    words = ",".join(f"{key}={value}" for key, value in options.items() if value is not None)
     return format_bits(f"{name}:{words}" if words else name)
 
 
@@ -108,6 +116,8 @@ class _Planner:
         self.planned: list[Planned] = []
         self.made_by: dict[str, int] = {}
         """tensor -> the place in the plan that writes it"""
+        self.left_to: dict[str, set[int]] = {}
+        """tensor of a layer that is left out -> places in the plan that have to end before it could have been there"""
         self.bits = self._all_bits()
         self.left_out: list[str] = []
 
@@ -146,6 +156,8 @@ class _Planner:
 
     def _layer(self, layer: Layer) -> None:
         match layer.op:
+            case Conv() if self._is_depthwise(layer.op):
+                self._depthwise(layer, layer.op)
             case Gemm() | Conv():
                 self._product(layer)
             case Attention():
@@ -153,14 +165,19 @@ class _Planner:
             case Vector():
                 self._vector(layer, layer.op)
             case Transform():
-                self._stream(layer, "transform", layer.op.rows, layer.op.channels, 0, layer.op.block)
+                self._rows(layer, layer.op, Pass(what="transform", block=layer.op.block))
             case Quantize():
-                self._stream(layer, "quantize", layer.op.rows, layer.op.channels, 0, 0)
+                self._rows(layer, layer.op, Pass(what="quantize"))
 
     def _add(self, planned: Planned, inputs: tuple[str, ...]) -> None:
-        planned.after |= {self.made_by[name] for name in inputs if name in self.made_by}
+        planned.after |= self._places(inputs)
         self.planned.append(planned)
         self._writes(planned.outputs, len(self.planned) - 1)
+
+    def _places(self, names: tuple[str, ...]) -> set[int]:
+        """Where in the plan these tensors come from."""
+        made = {self.made_by[name] for name in names if name in self.made_by}
+        return made.union(*(self.left_to.get(name, ()) for name in names))
 
     def _writes(self, names: tuple[str, ...], place: int) -> None:
         for name in names:
@@ -204,13 +221,30 @@ class _Planner:
             what="product",
             work=work,
             engine=engine,
-            weights_wait=w in self.made_by,
+            weights_wait=bool(self._places((w,))),
             outputs=layer.outputs,
         )
         self._add(planned, inputs)
 
     def _engine(self, task: Task) -> Engine:
         return self.engines[task] if task in self.engines else engine_of(self.machine.engine(task))
+
+    def _is_depthwise(self, conv: Conv) -> bool:
+        """Whether the vector unit takes it: every output comes of one channel alone."""
+        alone = conv.groups == conv.in_channels and conv.groups > 1
+        return alone and self.machine.depthwise == "vector" and self.machine.vector is not None
+
+    def _depthwise(self, layer: Layer, conv: Conv) -> None:
+        """An operation of a lane, multiply and add, for each tap of an output."""
+        outputs = conv.batch * conv.out_channels * math.prod(conv.output)
+        read = tuple(name for name in layer.inputs if self.graph.tensors[name].role is not Role.WEIGHT)
+        work = Stream(
+            rows=outputs,
+            in_bits=self._total_bits((*read, layer.inputs[1])) / outputs,
+            out_bits=self._total_bits(layer.outputs) / outputs,
+            passes=(Pass(what="vector", lane_ops=math.prod(conv.kernel)),),
+        )
+        self._add(Planned(name=layer.name, op=conv, what="vector", work=work, outputs=layer.outputs), layer.inputs)
 
     def _im2col(self, layer: Layer, gemm: Gemm) -> str:
         """The vector unit lays the image out as the matrix A."""
@@ -220,7 +254,7 @@ class _Planner:
             rows=rows,
             in_bits=self._total_bits((image,)) / rows,
             out_bits=gemm.K * self.bits[image],
-            lane_ops=gemm.K,
+            passes=(Pass(what="vector", lane_ops=gemm.K),),
             channels=gemm.K,
         )
         self._add(Planned(name=name, op=layer.op, what="vector", work=work, outputs=(name,)), (image,))
@@ -230,14 +264,16 @@ class _Planner:
         """None where the image is laid out as a matrix beforehand, or is one."""
         if self.machine.convolution == "im2col" or not _is_spread(conv):
             return None
-        _, out_width = conv.output
+        out_height, out_width = conv.output
         return Image(
             row_pixels=out_width,
+            out_rows=out_height,
             in_rows=conv.batch * conv.height,
             in_width=conv.width,
             stride=conv.stride[0],
             span=(conv.kernel[0] - 1) * conv.dilation[0] + 1,
             taps=math.prod(conv.kernel),
+            channels=conv.in_channels // conv.groups,
         )
 
     def _attention(self, layer: Layer, op: Attention) -> None:
@@ -267,10 +303,10 @@ class _Planner:
             rows=scores.batch * scores.M,
             in_bits=scores.N * self.widths.hidden,
             out_bits=scores.N * self.widths.activations,
-            lane_ops=Vector(kind="softmax", rows=1, channels=scores.N).lane_ops,
+            passes=(Pass(what="vector", lane_ops=Vector(kind="softmax", rows=1, channels=scores.N).lane_ops),),
             channels=scores.N,
         )
-        waits = any(name in self.made_by for name in layer.inputs[1:])
+        waits = bool(self._places(layer.inputs[1:]))
         common = {"op": op, "engine": engine, "weights_wait": waits}
         if self.machine.attention == "fused":
             self._needs_vector(layer.name)
@@ -303,23 +339,26 @@ class _Planner:
         if place is not None:
             self._fuse(layer, op, place)
             return
-        self._stream(layer, "vector", op.rows, op.channels, op.lane_ops // op.rows, 0, whole_rows=op.whole_rows)
+        rows, channels = (op.rows, op.channels) if op.whole_rows else (op.rows * op.channels, 1)
+        done = Pass(what="vector", lane_ops=op.lane_ops // rows)
+        self._stream(layer, rows, channels, done, gathers=len(layer.inputs) == 1)
 
     def _pass_through(self, layer: Layer) -> None:
         """Who reads its outputs waits for its inputs."""
-        places = [self.made_by[name] for name in layer.inputs if name in self.made_by]
-        if places:
-            self._writes(layer.outputs, max(places))
+        for name in layer.outputs:
+            self.left_to[name] = self._places(layer.inputs)
 
     def _fused_into(self, layer: Layer, op: Vector) -> int | None:
-        """The product that this layer can be an epilogue of: it takes each result as it comes, nobody else wants that
-        result, and whatever else it reads was there before the product began."""
+        """The product or the vector unit's work that this layer can follow at once: it takes each result as it comes,
+        nobody else wants that result, and whatever else it reads was there before that work began."""
         if not self.machine.fuse or op.whole_rows or op.kind == "copy" or len(layer.outputs) != 1:
             return None
         elements = self.graph.tensors[layer.outputs[0]].elements
         for name in layer.inputs:
             place = self.made_by.get(name)
-            if place is None or self.planned[place].what != "product" or self.planned[place].outputs != (name,):
+            if place is None or self.planned[place].outputs != (name,):
+                continue
+            if self.planned[place].what not in ("product", "vector"):
                 continue
             others = [self.made_by.get(other, -1) for other in layer.inputs if other != name]
             alone = self.graph.consumers.get(name) == (layer.name,)
@@ -329,20 +368,25 @@ class _Planner:
 
     def _fuse(self, layer: Layer, op: Vector, place: int) -> None:
         into = self.planned[place]
-        product: Product = into.work
-        outputs = product.batch * product.M * product.N
         others = tuple(
             name
             for name in layer.inputs
             if name not in into.outputs and self.graph.tensors[name].role is not Role.WEIGHT
         )
-        extra = sum((self._read_bits(name, outputs) for name in others), Fraction(0)) / outputs
-        into.work = replace(
-            product,
-            out_bits=self._total_bits(layer.outputs) / outputs,
-            extra_bits=product.extra_bits + extra,
-            lane_ops=product.lane_ops + op.lane_ops // (op.rows * op.channels),
-        )
+        elements = self.graph.tensors[layer.outputs[0]].elements
+        extra = sum((self._read_bits(name, elements) for name in others), Fraction(0))
+        ops = op.lane_ops // (op.rows * op.channels)
+        leaves = self._total_bits(layer.outputs)
+        if isinstance(into.work, Product):
+            into.work = replace(
+                into.work,
+                out_bits=leaves / elements,
+                extra_bits=into.work.extra_bits + extra / elements,
+                lane_ops=into.work.lane_ops + ops,
+            )
+        else:
+            done = Pass(what="vector", lane_ops=-(-ops * elements // into.work.rows))
+            into.work = _followed(into.work, done, extra, leaves)
         into.fused += (layer.name,)
         into.outputs = layer.outputs
         into.after |= {self.made_by[name] for name in others if name in self.made_by}
@@ -352,26 +396,41 @@ class _Planner:
         """Of a tensor of which at most so many elements are read."""
         return min(self.graph.tensors[name].elements, most) * self.bits[name]
 
-    def _stream(
-        self, layer: Layer, what: str, rows: int, channels: int, lane_ops: int, block: int, whole_rows: bool = True
-    ) -> None:
-        read = [
-            name
-            for name in layer.inputs
-            if self.graph.tensors[name].role is not Role.WEIGHT or (what == "vector" and len(layer.inputs) == 1)
-        ]
+    def _rows(self, layer: Layer, op: Transform | Quantize, done: Pass) -> None:
+        """Work on whole rows; at once on those that another stream hands on."""
+        name = layer.inputs[0]
+        place = self.made_by.get(name)
+        into = None if place is None else self.planned[place]
+        alone = self.graph.consumers.get(name) == (layer.name,)
+        if place is None or into is None or not (self.machine.fuse and alone and into.outputs == (name,)):
+            self._stream(layer, op.rows, op.channels, done)
+            return
+        if not isinstance(into.work, Stream) or (into.work.rows, into.work.channels) != (op.rows, op.channels):
+            self._stream(layer, op.rows, op.channels, done)
+            return
+        into.work = _followed(into.work, done, Fraction(0), self._total_bits(layer.outputs))
+        into.fused += (layer.name,)
+        into.outputs = layer.outputs
+        self._writes(layer.outputs, place)
+
+    def _stream(self, layer: Layer, rows: int, channels: int, done: Pass, *, gathers: bool = False) -> None:
+        """`gathers`: what it reads may be weights, rows of a table."""
+        read = [name for name in layer.inputs if gathers or self.graph.tensors[name].role is not Role.WEIGHT]
         total = sum((self._read_bits(name, rows * channels) for name in read), Fraction(0))
-        if not whole_rows:
-            rows, lane_ops, channels = rows * channels, -(-lane_ops // channels), 1
-        work = Stream(
-            rows=rows,
-            in_bits=total / rows,
-            out_bits=self._total_bits(layer.outputs) / rows,
-            lane_ops=lane_ops,
-            channels=channels,
-            block=block,
-        )
-        self._add(Planned(name=layer.name, op=layer.op, what=what, work=work, outputs=layer.outputs), layer.inputs)
+        out_bits = self._total_bits(layer.outputs) / rows
+        work = Stream(rows=rows, in_bits=total / rows, out_bits=out_bits, passes=(done,), channels=channels)
+        self._add(Planned(name=layer.name, op=layer.op, what=done.what, work=work, outputs=layer.outputs), layer.inputs)
+
+
+def _followed(work: Stream, done: Pass, extra_bits: Fraction, out_bits: Fraction) -> Stream:
+    """The stream with another pass at its end, which reads `extra_bits` and leaves `out_bits` in all; the vector unit
+    does two passes that follow each other as one."""
+    *before, last = work.passes
+    if (last.what, done.what) == ("vector", "vector"):
+        passes = (*before, replace(last, lane_ops=last.lane_ops + done.lane_ops))
+    else:
+        passes = (*work.passes, done)
+    return replace(work, in_bits=work.in_bits + extra_bits / work.rows, out_bits=out_bits / work.rows, passes=passes)
 
 
 def _is_spread(conv: Conv) -> bool:

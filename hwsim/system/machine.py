@@ -214,6 +214,8 @@ class Machine(BaseModel):
     fuse: bool = True
     attention: Literal["fused", "unfused"] = "unfused"
     convolution: Literal["im2col", "indirect"] = "indirect"
+    depthwise: Literal["engine", "vector"] = "vector"
+    """where convolutions run that have a group for each channel; on the engine where there is no vector unit"""
     schedule: ScheduleSpec = ScheduleSpec()
     notes: Annotated[tuple[str, ...], Field(max_length=100)] = ()
     """shown beside every result"""

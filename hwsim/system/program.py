@@ -24,8 +24,9 @@ class Step:
     """What a unit does at a time: `cycles` on operands that `loads` bring, or that the steps before have left.
 
     `new_out`: it begins a tile of the result, which `resume` brings back where it had been put away. `store`: it ends
-    one, which then passes through `epilogue` cycles of the vector unit. `after`: it waits for the end of the step
-    before, whatever unit that is on.
+    one, which then passes through the units of its `epilogue`, (unit, cycles) each. `after`: it waits for the end of
+    the step that is so many before it, whatever unit that is on; 0: for none. `older`: it reads the scores before the
+    latest ones.
     """
 
     unit: str
@@ -34,8 +35,9 @@ class Step:
     new_out: bool = False
     resume: Move | None = None
     store: Move | None = None
-    epilogue: int = 0
-    after: bool = False
+    epilogue: tuple[tuple[str, int], ...] = ()
+    after: int = 0
+    older: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,13 +38,16 @@ class LayerResult:
     """by which the network's last result so far is later than before this layer"""
     compute_cycles: int
     """its unit at work"""
+    unit_cycles: dict[str, int]
+    """every unit at work, those that its result passes through too"""
     bus_cycles: int
     stall_cycles: int
     """`cycles` without its unit at work; 0 where more of its work lies under other layers"""
     bound_cycles: int
     """the roofline's: no machine with this peak and this bandwidth is faster"""
     bound: str
-    """`compute`, `memory`, or `latency` where neither the unit nor the bus is at work half the time"""
+    """what is busiest: `compute` for its unit, another unit's name, `memory` for the bus; `latency` where nothing is at
+    work half the time"""
     read_bytes: dict[str, int]
     """by operand"""
     written_bytes: int
@@ -183,10 +186,11 @@ def _layer(built: Built, came: Run, cycles: int, machine: Machine) -> LayerResul
         end=came.end,
         cycles=cycles,
         compute_cycles=compute,
+        unit_cycles=dict(came.unit_cycles),
         bus_cycles=came.bus_cycles,
         stall_cycles=max(cycles - compute, 0),
         bound_cycles=roofline_cycles(built, machine),
-        bound=_bound(cycles, compute, came.bus_cycles),
+        bound=_bound(came, unit, cycles),
         read_bytes={BUFFER_NAMES[buffer]: moved for buffer, moved in sorted(came.read_bytes.items())},
         written_bytes=came.written_bytes,
         energy_pj=built.energy_pj,
@@ -201,10 +205,12 @@ def macs_of(planned: Planned) -> int:
     return int(planned.work[0].macs + planned.work[2].macs) if planned.what == "attention" else 0
 
 
-def _bound(cycles: int, compute: int, bus: int) -> str:
-    if 2 * max(compute, bus) < cycles:
+def _bound(came: Run, unit: str, cycles: int) -> str:
+    busy = {"memory": came.bus_cycles} | came.unit_cycles
+    busiest = max(busy, key=lambda name: (busy[name], name == unit))
+    if 2 * busy[busiest] < cycles:
         return "latency"
-    return "compute" if compute >= bus else "memory"
+    return "compute" if busiest == unit else busiest
 
 
 def roofline_cycles(built: Built, machine: Machine) -> int:

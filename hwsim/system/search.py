@@ -21,9 +21,9 @@ from hwsim.system.engines import Engine, Shape
 from hwsim.system.machine import ORDERS, Machine
 from hwsim.system.program import ACT, EXTRA, OUT, WEIGHT, Move, Repeat, Stage
 from hwsim.system.simulate import PAD_OF, memory_of, simulate
-from hwsim.system.tiling import Product, Tiling, buffer_bytes, fits, nest, port_cycles, traffic
+from hwsim.system.tiling import Product, Tiling, buffer_bytes, nest, port_cycles, traffic
 from models.catalog import unit
-from models.unit import require
+from models.unit import InputError
 
 Ints = NDArray[np.int64]
 
@@ -50,16 +50,15 @@ def grains(product: Product, engine: Engine) -> Shape:
     return m, fold.K if fold.takes_psum else product.K, fold.N
 
 
-def require_room(product: Product, machine: Machine, least: Shape) -> None:
-    """InputError unless the smallest tile has room."""
+def no_room(product: Product, machine: Machine, least: Shape) -> InputError:
+    """What is said where no tile has room: what the smallest one needs."""
     sizes = buffer_bytes(product, least)
     rows = []
     for pad in machine.scratchpads:
         need = machine.copies * sum(size for buffer, size in sizes.items() if PAD_OF[buffer] in pad.holds)
         rows.append(f"{pad.name} has {pad.bytes} bytes and would need {need}")
     smallest = "M={} K={} N={}".format(*least)
-    rule = f"no tile fits the scratchpads; the smallest, {smallest}: {', '.join(rows)}"
-    require(fits(machine, sizes), rule)
+    return InputError(f"no tile fits the scratchpads; the smallest, {smallest}: {', '.join(rows)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +162,12 @@ class Grid:
         self.memory = memory_of(machine)
         sizes = (product.M, product.K, product.N)
         self.cut = cut or [lengths(size, piece) for size, piece in zip(sizes, grains(product, engine), strict=True)]
-        require_room(product, machine, self.tile(-1, -1, -1))
         self.full = [_along(axis, cut) for axis, cut in enumerate(self.cut)]
         self.count = [-(-size // full) for size, full in zip(sizes, self.full, strict=True)]
         self.rest = [s - (c - 1) * f for s, c, f in zip(sizes, self.count, self.full, strict=True)]
         self.fits = self._fits()
+        if not self.fits.any():
+            raise no_room(product, machine, self.tile(-1, -1, -1))
 
     def tile(self, m: Any, k: Any, n: Any) -> Shape:
         return self.cut[0][m], self.cut[1][k], self.cut[2][n]

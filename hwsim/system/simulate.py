@@ -2,8 +2,8 @@
 
 One loader goes through the program in order. For each step it takes room in the scratchpads and starts the transfers
 that bring the operands, as far ahead as there is room. Every unit does its steps in program order, each as soon as its
-operands are there and its result has room. Results leave through the vector unit, where they have an epilogue, and the
-DMA. Channels, bus and units serve first come, first served.
+operands are there and its result has room. Results leave through the units of their epilogue and the DMA. Channels, bus
+and units serve first come, first served.
 
 Iterations of a loop are alike, so the machine soon goes round in a circle: where its whole state at the beginning of an
 iteration equals that of an earlier one, everything in between would repeat. Those rounds are counted and not simulated.
@@ -14,6 +14,7 @@ is taken. tests/test_system_simulate.py holds runs with and without this against
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,7 +23,7 @@ from typing import Any
 import simpy
 
 from hwsim.system.machine import Machine, Operand
-from hwsim.system.program import ACT, EXTRA, OUT, SCORES, WEIGHT, Loop, Move, Node, Repeat, Stage, Step
+from hwsim.system.program import ACT, EXTRA, OUT, SCORES, WEIGHT, Loop, Move, Node, Repeat, Stage, Step, steps_of
 
 PAD_OF = {
     ACT: Operand.ACTIVATIONS,
@@ -171,8 +172,19 @@ class _StageRun:
         self.held: dict[int, list[Any]] = {buffer: [] for buffer in self.size}
         self.current: dict[int, _Tile] = {}
         self.waits = list(stage.waits)
+        self.ahead = 0
+        """cycles skipped while it was under way: its own end does not lie behind them, its last copy's does"""
         self.out: _Out | None = None
-        self.previous: simpy.Event | None = None
+        self.older: _Tile | None = None
+        """the scores before the latest ones"""
+        reach = max((step.after for _, step in steps_of(stage.nodes)), default=0)
+        self.ends: deque[simpy.Event] = deque(maxlen=reach)
+        """of the steps that others can wait for"""
+
+    def state(self, runs: int) -> Any:
+        """What of it the rest of the run depends on, when `runs` stages have begun."""
+        rooms = tuple((room.count, len(room.queue)) for room in self.room.values())
+        return self.number - runs, id(self.stage), len(self.waits), rooms
 
 
 class _Simulation:
@@ -194,6 +206,8 @@ class _Simulation:
         self.live: dict[int, _Item] = {}
         self.keys = itertools.count()
         self.runs: list[_StageRun] = []
+        self.under_way: dict[int, _StageRun] = {}
+        """those of them that have not ended, by number"""
         self.copied: list[tuple[int, int, int, int]] = []
         """(first stage run, stage runs, copies, cycles of a copy), put in place at the end"""
         self.offset = 0
@@ -227,13 +241,16 @@ class _Simulation:
         run = Run(name=stage.name, begin=self.env.now + self.offset)
         at = _StageRun(stage, run, len(self.runs), self.env.event(), self.env)
         self.runs.append(at)
+        self.under_way[at.number] = at
         self.progress(len(self.runs))
         if not self.machine.prefetch and at.number > 0:
             yield self.runs[-2].done
             run.begin = self.env.now + self.offset
         yield from self._nodes(at, stage.nodes)
-        for tile in at.current.values():
-            self._close(at, tile)
+        for buffer in list(at.current):
+            self._replace(at, buffer)
+        if at.older is not None:
+            self._close(at, at.older)
         self._leave(at)
 
     def _nodes(self, at: _StageRun, nodes: tuple[Node, ...]) -> Process:
@@ -267,16 +284,28 @@ class _Simulation:
         """Counts as many rounds as fit and returns how many; `mark` is when the machine was in this state before."""
         before, time, first, figures = mark
         period, cycles = done - before, self.env.now + self.offset - time
-        # Stages end under the eyes of those that follow: one more round of them is gone through.
-        copies = (count - done - (period if at is None else 0)) // period
+        kept = self._rounds_under_way(first) * period if at is None else 0
+        copies = (count - done - kept) // period
         if copies < 1:
             return 0
         self.offset += copies * cycles
         if at is None:
-            self.copied.append((first, len(self.runs) - first, copies, cycles))
+            self._copy_stages(first, copies, cycles)
         else:
             _add_figures(at.run, figures, copies)
         return copies * period
+
+    def _rounds_under_way(self, first: int) -> int:
+        """How many more times the stages from `first` on have to be gone through: those that are under way end under
+        the eyes of the ones that follow."""
+        oldest = min(self.under_way, default=len(self.runs))
+        return max(1, -(-(len(self.runs) - oldest) // (len(self.runs) - first)))
+
+    def _copy_stages(self, first: int, copies: int, cycles: int) -> None:
+        """`copies` times the stages from `first` on, a copy every `cycles`."""
+        self.copied.append((first, len(self.runs) - first, copies, cycles))
+        for at in self.under_way.values():
+            at.ahead += copies * cycles
 
     def _state(self) -> Any:
         """Everything that the rest of the run depends on, the program apart."""
@@ -293,16 +322,14 @@ class _Simulation:
             *(pad.level for pad in self.pads.values()),
             *((unit.count, len(unit.queue)) for unit in self.units.values()),
             *(len(queue.items) for queue in self.queues.values()),
-            *((room.count, len(room.queue)) for at in self.runs[-1:] for room in at.room.values()),
         )
-        return under_way, taken
+        return under_way, taken, tuple(at.state(run) for at in self.under_way.values())
 
     def _issue(self, at: _StageRun, step: Step) -> Process:
         """Room for what the step needs, in program order, and the transfers that bring it."""
         self.step_number += 1
         for move in step.loads:
-            if move.buffer in at.current:
-                self._close(at, at.current.pop(move.buffer))
+            self._replace(at, move.buffer)
             if move.buffer != WEIGHT or at.stage.weights_wait:
                 yield from self._wait_for_stages(at)
             yield from self._ask(at, move.buffer)
@@ -317,6 +344,14 @@ class _Simulation:
                 self._start_load(at, back)
                 at.out.granted = [back.ready]
         self._queue(at, step)
+
+    def _replace(self, at: _StageRun, buffer: int) -> None:
+        """The tile at hand is given back when it has been read; scores only with the next but one."""
+        tile = at.current.pop(buffer, None)
+        if buffer == SCORES and at.stage.copies > 1:
+            tile, at.older = at.older, tile
+        if tile is not None:
+            self._close(at, tile)
 
     def _wait_for_stages(self, at: _StageRun) -> Process:
         while at.waits:
@@ -348,7 +383,8 @@ class _Simulation:
     def _leave(self, at: _StageRun) -> None:
         at.open -= 1
         if at.open == 0:
-            at.run.end = self.env.now + self.offset
+            del self.under_way[at.number]
+            at.run.end = self.env.now + self.offset - at.ahead
             at.done.succeed()
 
     # ---- transfers
@@ -367,9 +403,9 @@ class _Simulation:
 
     def _transfer(self, at: _StageRun, move: Move, *, read: bool) -> Process:
         key = self._enter(("move", move, read), at)
-        begun = self.env.now
         with self.channels.request() as channel:
             yield channel
+            begun = self.env.now
             self._change(key, "setup", timed=True)
             if self.memory.setup:
                 yield self.env.timeout(self.memory.setup)
@@ -391,7 +427,10 @@ class _Simulation:
     # ---- units
 
     def _queue(self, at: _StageRun, step: Step) -> None:
-        tiles = [tile for buffer, tile in at.current.items() if buffer != EXTRA]
+        apart = {EXTRA, SCORES} if step.older else {EXTRA}
+        tiles = [tile for buffer, tile in at.current.items() if buffer not in apart]
+        if step.older and at.older is not None:
+            tiles.append(at.older)
         for tile in tiles:
             tile.pending += 1
         at.open += 1
@@ -400,12 +439,13 @@ class _Simulation:
         if step.store is not None:
             extra, at.out = at.current.pop(EXTRA, None), None
         done = self.env.event()
-        after, at.previous = at.previous if step.after else None, done
+        after = at.ends[-step.after] if step.after else None
+        at.ends.append(done)
         if step.unit not in self.queues:
             self.queues[step.unit] = simpy.Store(self.env)
             self._unit(step.unit)
             self.env.process(self._work(step.unit))
-        key = self._enter(("step", step.unit, step.cycles, step.store, step.epilogue), at)
+        key = self._enter(("step", id(step)), at)
         self.queues[step.unit].put((at, step, tiles, out, extra, after, done, key))
 
     def _unit(self, name: str) -> simpy.Resource:
@@ -436,6 +476,7 @@ class _Simulation:
             self._leave(at)
 
     def _busy(self, name: str, unit: simpy.Resource, at: _StageRun, cycles: int, key: int) -> Process:
+        self._change(key, "unit queue")
         with unit.request() as granted:
             yield granted
             self._change(key, "busy", timed=True)
@@ -445,12 +486,14 @@ class _Simulation:
         self._record(name, at.stage.name, at, begun)
 
     def _put(self, at: _StageRun, step: Step, extra: _Tile | None) -> Process:
-        """A finished tile of the result through the vector unit to memory."""
-        if step.epilogue:
-            key = self._enter(("epilogue", step.epilogue), at)
-            if extra is not None:
-                yield extra.ready
-            yield from self._busy(VECTOR, self._unit(VECTOR), at, step.epilogue, key)
+        """A finished tile of the result through the units of its epilogue to memory."""
+        key = self._enter(("put", id(step)), at)
+        if extra is not None:
+            yield extra.ready
+        del self.live[key]
+        for place, (name, cycles) in enumerate(step.epilogue):
+            key = self._enter(("pass", place, id(step)), at)
+            yield from self._busy(name, self._unit(name), at, cycles, key)
             del self.live[key]
         if extra is not None:
             self._give_back(at, EXTRA)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
+from hwsim.evaluate import token_quantizer
 from hwsim.system import power
 from hwsim.system.engines import Engine
-from hwsim.system.lower import Planned, Stream
+from hwsim.system.lower import Pass, Planned, Stream
 from hwsim.system.machine import LayerSpec, Machine, Operand, UnitSpec, bytes_of
 from hwsim.system.program import ACT, OUT, SCORES, WEIGHT, Loop, Move, Node, Stage, Step
 from hwsim.system.search import Found, search, stage_of
 from hwsim.system.simulate import VECTOR
 from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, vector_cycles
+from hwsim.transforms.maps import Hadamard
 from models.catalog import unit
-from models.unit import InputError, require
+from models.unit import InputError, Unit, require
 
 PIECES = 8
 """A stream is cut into so many pieces, so that its transfers and its work overlap"""
@@ -35,6 +37,8 @@ class Built:
     tiling: Tiling | None = None
     found: Found | None = None
     """how the tiling was found; None where it was given"""
+    at_a_time: tuple[int, int] | None = None
+    """queries and keys, of fused attention"""
 
 
 class Builder:
@@ -49,9 +53,9 @@ class Builder:
         make: dict[str, Callable[[Planned, tuple[int, ...]], Built]] = {
             "product": self._product,
             "attention": self._attention,
-            "vector": self._vector,
-            "transform": self._transform,
-            "quantize": self._quantize,
+            "vector": self._stream,
+            "transform": self._stream,
+            "quantize": self._stream,
         }
         try:
             return make[planned.what](planned, waits)
@@ -105,77 +109,14 @@ class Builder:
 
     # ---- streams
 
-    def _vector(self, planned: Planned, waits: tuple[int, ...]) -> Built:
-        work: Stream = planned.work
-        return self._stream(
-            planned,
-            waits,
-            VECTOR,
-            lambda rows: vector_cycles(self.machine, rows * work.lane_ops),
-            {"vector": power.vector_energy_pj(work.rows * work.lane_ops)},
-        )
-
-    def _transform(self, planned: Planned, waits: tuple[int, ...]) -> Built:
-        from hwsim.transforms.maps import Hadamard
-
-        work: Stream = planned.work
-        hardware = Hadamard(points=work.block).hardware()
-        if hardware is None:
-            raise InputError(f"no unit transforms blocks of {work.block} channels")
-        name, values = hardware
-        entry, spec = unit(name), self.machine.transform
-        params = entry.params(**{**values, **spec.params})
-        return self._on_unit(planned, waits, entry, params, spec, lambda rows: {"M": rows, "K": work.channels})
-
-    def _quantize(self, planned: Planned, waits: tuple[int, ...]) -> Built:
-        from hwsim.evaluate import token_quantizer
-
-        work: Stream = planned.work
-        spec = self.machine.quantizer
-        entry, params = token_quantizer(work.channels, spec.params)
-        return self._on_unit(
-            planned, waits, entry, params, spec, lambda rows: entry.module.token_run(params, rows, work.channels)
-        )
-
-    def _on_unit(
-        self,
-        planned: Planned,
-        waits: tuple[int, ...],
-        entry: Any,
-        params: Any,
-        spec: UnitSpec,
-        shape: Callable[[int], dict[str, int]],
-    ) -> Built:
-        """Rows shared out among `spec.count` units of the catalogue."""
-        work: Stream = planned.work
-
-        def cycles(rows: int) -> int:
-            return int(entry.timing(params, **shape(-(-rows // spec.count))).total_cycles)
-
-        energy = power.ops_energy_pj(entry.ops(params, **shape(work.rows)))
-        return self._stream(planned, waits, planned.what, cycles, {planned.what: energy})
-
-    def _stream(
-        self,
-        planned: Planned,
-        waits: tuple[int, ...],
-        name: str,
-        cycles: Callable[[int], int],
-        energy: power.Energy,
-    ) -> Built:
+    def _stream(self, planned: Planned, waits: tuple[int, ...]) -> Built:
         work: Stream = planned.work
         rows = self._rows(work)
+        passes = [self._pass(done, work) for done in work.passes]
         nodes: list[Node] = []
         for count, size in ((work.rows // rows, rows), (1, work.rows % rows)):
             if count and size:
-                step = Step(
-                    unit=name,
-                    cycles=cycles(size),
-                    loads=(Move(ACT, bytes_of(size, work.in_bits)),),
-                    new_out=True,
-                    store=Move(OUT, bytes_of(size, work.out_bits)),
-                )
-                nodes.append(Loop(count, (step,)) if count > 1 else step)
+                nodes += _times(count, (self._piece(work, passes, size),))
         stage = Stage(
             name=planned.name,
             nodes=tuple(nodes),
@@ -184,10 +125,44 @@ class Builder:
             buffers=tuple(_stream_bytes(work, rows).items()),
             copies=self.machine.copies,
         )
-        moved = power.moves_energy_pj(stage.nodes, self.machine)
-        # the unit reads what was brought and writes what leaves
-        moved["scratchpads"] += power.stream_pad_pj(self.machine, work.rows * work.in_bits, work.rows * work.out_bits)
-        return Built(planned=planned, stage=stage, energy_pj=moved | energy)
+        energy = power.moves_energy_pj(stage.nodes, self.machine)
+        # the first unit reads what was brought, the last one writes what leaves
+        energy["scratchpads"] += power.stream_pad_pj(self.machine, work.rows * work.in_bits, work.rows * work.out_bits)
+        for unit_pass in passes:
+            energy[unit_pass.unit] = energy.get(unit_pass.unit, 0.0) + unit_pass.energy_pj
+        return Built(planned=planned, stage=stage, energy_pj=energy)
+
+    def _piece(self, work: Stream, passes: list[_Pass], rows: int) -> Step:
+        first, *others = passes
+        return Step(
+            unit=first.unit,
+            cycles=first.cycles(rows),
+            loads=(Move(ACT, bytes_of(rows, work.in_bits)),),
+            new_out=True,
+            store=Move(OUT, bytes_of(rows, work.out_bits)),
+            epilogue=tuple((other.unit, other.cycles(rows)) for other in others),
+        )
+
+    def _pass(self, done: Pass, work: Stream) -> _Pass:
+        if done.what == "vector":
+            energy = power.vector_energy_pj(work.rows * done.lane_ops)
+            return _Pass(VECTOR, lambda rows: vector_cycles(self.machine, rows * done.lane_ops), energy)
+        if done.what == "transform":
+            entry, params, spec = self._transform(done.block)
+            return _on_units(done.what, entry, params, spec, work, lambda rows: {"M": rows, "K": work.channels})
+        spec = self.machine.quantizer
+        entry, params = token_quantizer(work.channels, spec.params)
+        run = entry.module.token_run
+        return _on_units(done.what, entry, params, spec, work, lambda rows: run(params, rows, work.channels))
+
+    def _transform(self, block: int) -> tuple[Unit, Any, UnitSpec]:
+        """The unit that transforms blocks of so many channels, and its params."""
+        hardware = Hadamard(points=block).hardware()
+        if hardware is None:
+            raise InputError(f"no unit transforms blocks of {block} channels")
+        name, values = hardware
+        spec = self.machine.transform
+        return unit(name), unit(name).params(**{**values, **spec.params}), spec
 
     def _rows(self, work: Stream) -> int:
         """Rows of a piece: an eighth, not too small a one, as far as there is room."""
@@ -217,7 +192,8 @@ class Builder:
             copies=self.machine.copies,
         )
         energy = power.moves_energy_pj(nodes, self.machine)
-        energy |= {"engine": 0.0, "vector": power.vector_energy_pj(rows.rows * rows.lane_ops)}
+        softmax = power.vector_energy_pj(rows.rows * rows.passes[0].lane_ops)
+        energy |= {"engine": 0.0, "vector": softmax}
         for product, (k, n) in ((first, (first.K, chunk)), (second, (chunk, second.N))):
             for times, shape in power.shapes(product, Tiling(order="mnk", tile=(tile, k, n))):
                 done = planned.engine.work(shape)
@@ -225,7 +201,7 @@ class Builder:
                 energy["scratchpads"] += times * power.edge_energy_pj(self.machine, product, done.words)
         scores = rows.rows * rows.in_bits
         energy["scratchpads"] += power.stream_pad_pj(self.machine, Fraction(0), scores + rows.rows * rows.out_bits)
-        return Built(planned=planned, stage=stage, energy_pj=energy)
+        return Built(planned=planned, stage=stage, energy_pj=energy, at_a_time=(tile, chunk))
 
     def _attention_tile(self, first: Product, second: Product, engine: Engine) -> tuple[int, int]:
         """Queries and keys at a time: as many queries as have room with one fold of keys, then as many keys."""
@@ -243,42 +219,91 @@ class Builder:
         return queries, min(first.N, max(keys, 1) * grain)
 
     def _attention_nodes(self, planned: Planned, tile: int, chunk: int) -> tuple[Node, ...]:
+        """With room for two sets of scores the next queries' are computed while softmax is at the present ones."""
         first, _, _ = planned.work
         whole, rest = divmod(first.M, tile)
-        parts: list[Node] = []
-        if whole:
-            body = self._attention_part(planned, tile, chunk)
-            parts += [Loop(whole, body)] if whole > 1 else body
-        if rest:
-            parts += self._attention_part(planned, rest, chunk)
-        return (Loop(first.batch, tuple(parts)),) if first.batch > 1 else tuple(parts)
+        parts = [tile] * min(whole, 1), [rest] * min(rest, 1)
+        head = [size for part in parts for size in part]
+        scores = {m: self._scores(planned, m, chunk) for m in head}
+        context = {m: self._context(planned, m, chunk) for m in head}
+        if self.machine.copies == 1:
+            body = [*_times(whole, (*scores[tile], *_after(context[tile], 1)))] if whole else []
+            body += [*scores[rest], *_after(context[rest], 1)] if rest else []
+            return _times(first.batch, tuple(body))
 
-    def _attention_part(self, planned: Planned, m: int, chunk: int) -> tuple[Node, ...]:
-        first, rows, second = planned.work
-        engine = planned.engine
-        cuts = [chunk] * (first.N // chunk) + ([first.N % chunk] if first.N % chunk else [])
-        nodes: list[Node] = []
-        for i, n in enumerate(cuts):
+        def while_next(m: int, following: int) -> tuple[Node, ...]:
+            ahead = scores[following]
+            return (*ahead, *_after(context[m], len(ahead) + 1, older=True))
+
+        body = list(_times(whole - 1, while_next(tile, tile))) if whole > 1 else []
+        if whole and rest:
+            body += while_next(tile, rest)
+        again = [*body, *while_next(head[-1], head[0])]
+        last = [*body, *_after(context[head[-1]], 1)]
+        return (*scores[head[0]], *_times(first.batch - 1, tuple(again)), *last)
+
+    def _scores(self, planned: Planned, m: int, chunk: int) -> tuple[Step, ...]:
+        """Q K^T of so many queries, then softmax."""
+        first, rows, _ = planned.work
+        assert planned.engine is not None
+        steps = []
+        for i, n in enumerate(_cuts(first.N, chunk)):
             loads = [first.weight_move(first.K, n)]
             if i == 0:
                 loads += [first.act_move(m, first.K), Move(SCORES, 0)]
-            cycles = compute_cycles(self.machine, engine, first, (m, first.K, n))
-            nodes.append(Step(unit=engine.name, cycles=cycles, loads=tuple(loads)))
-        softmax = vector_cycles(self.machine, m * rows.lane_ops)
-        nodes.append(Step(unit=VECTOR, cycles=softmax, after=True))
-        for i, k in enumerate(cuts):
-            last = i == len(cuts) - 1
-            nodes.append(
-                Step(
-                    unit=engine.name,
-                    cycles=compute_cycles(self.machine, engine, second, (m, k, second.N)),
-                    loads=(second.weight_move(k, second.N),),
-                    new_out=i == 0,
-                    store=second.out_move(m, second.N) if last else None,
-                    after=i == 0,
-                )
+            cycles = compute_cycles(self.machine, planned.engine, first, (m, first.K, n))
+            steps.append(Step(unit=planned.engine.name, cycles=cycles, loads=tuple(loads)))
+        return (*steps, Step(unit=VECTOR, cycles=vector_cycles(self.machine, m * rows.passes[0].lane_ops), after=1))
+
+    def _context(self, planned: Planned, m: int, chunk: int) -> tuple[Step, ...]:
+        """The scores' product with V."""
+        first, _, second = planned.work
+        assert planned.engine is not None
+        cuts = _cuts(first.N, chunk)
+        return tuple(
+            Step(
+                unit=planned.engine.name,
+                cycles=compute_cycles(self.machine, planned.engine, second, (m, k, second.N)),
+                loads=(second.weight_move(k, second.N),),
+                new_out=i == 0,
+                store=second.out_move(m, second.N) if i == len(cuts) - 1 else None,
             )
-        return tuple(nodes)
+            for i, k in enumerate(cuts)
+        )
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a unit takes for so many rows, and its energy for all of them."""
+
+    unit: str
+    cycles: Callable[[int], int]
+    energy_pj: float
+
+
+def _on_units(
+    what: str, entry: Unit, params: Any, spec: UnitSpec, work: Stream, shape: Callable[[int], dict[str, int]]
+) -> _Pass:
+    """Rows shared out among `spec.count` units of the catalogue."""
+
+    def cycles(rows: int) -> int:
+        return int(entry.timing(params, **shape(-(-rows // spec.count))).total_cycles)
+
+    return _Pass(what, cycles, power.ops_energy_pj(entry.ops(params, **shape(work.rows))))
+
+
+def _cuts(whole: int, piece: int) -> list[int]:
+    return [piece] * (whole // piece) + ([whole % piece] if whole % piece else [])
+
+
+def _after(steps: tuple[Step, ...], distance: int, older: bool = False) -> tuple[Step, ...]:
+    """The first one waits for the step so far before it."""
+    first, *others = (replace(step, older=older) for step in steps)
+    return replace(first, after=distance), *others
+
+
+def _times(count: int, body: tuple[Node, ...]) -> tuple[Node, ...]:
+    return (Loop(count, body),) if count > 1 else body * count
 
 
 def _most(limit: int, good: Callable[[int], bool]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from hwsim.system.engines import Engine, Shape
 from hwsim.system.machine import Machine, Operand, bytes_of
 from hwsim.system.program import ACT, EXTRA, OUT, WEIGHT, Loop, Move, Node, Step, steps_of
-from hwsim.system.simulate import PAD_OF
+from hwsim.system.simulate import PAD_OF, VECTOR
 
 DIMS = {ACT: "bmk", WEIGHT: "bkn", OUT: "bmn"}
 """buffer -> the dimensions that choose its tile; b counts the products of a batch"""
@@ -19,22 +19,34 @@ DIMS = {ACT: "bmk", WEIGHT: "bkn", OUT: "bmn"}
 
 @dataclass(frozen=True, kw_only=True)
 class Image:
-    """How the rows of A lie in an image: `rows` output rows of `row_pixels` pixels each, read from `in_rows` rows of
-    `in_width` pixels; an output row needs `span` of them and the next one begins `stride` further down. Each pixel
-    gives `taps` values of K a channel. Images of a batch stand one below the other; padding is not read."""
+    """How the rows of A lie in images that stand one below the other: each gives `out_rows` output rows of `row_pixels`
+    pixels, which are read from `in_rows` rows of `in_width` pixels in all; an output row needs `span` of them and the
+    next one begins `stride` further down. Each pixel gives `taps` values of K for each of its `channels`, one channel
+    after the other. Padding is not read."""
 
     row_pixels: int
+    out_rows: int
     in_rows: int
     in_width: int
     stride: int
     span: int
     taps: int
+    channels: int
 
     def elements(self, tile_m: int, tile_k: int) -> int:
-        """Image values that a tile of A needs, each once."""
-        out_rows = -(-tile_m // self.row_pixels)
-        rows = min(self.in_rows, (out_rows - 1) * self.stride + self.span)
-        return rows * self.in_width * -(-tile_k // self.taps)
+        """Image values that a tile of A needs, each once, whole rows of every channel that it touches. The most that
+        any tile of that size needs: those at an image's border need less."""
+        rows = -(-tile_m // self.row_pixels)
+        images = _touched(rows, self.out_rows) if self.span > self.stride else 1
+        read = min(self.in_rows, rows * self.stride + images * (self.span - self.stride))
+        return read * self.in_width * min(self.channels, _touched(tile_k, self.taps))
+
+
+def _touched(length: int, group: int) -> int:
+    """In how many groups a tile lies at most, where all tiles but the last are of that length."""
+    if length % group and group % length:
+        return (length + group - 2) // group + 1
+    return -(-length // group)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -220,7 +232,7 @@ class _Maker:
             new_out=OUT in new,
             resume=p.sum_move(m, n) if OUT in new and not place["k"].first else None,
             store=(p.out_move(m, n) if complete else p.sum_move(m, n)) if leaves else None,
-            epilogue=vector_cycles(self.machine, m * n * p.lane_ops) if finished and p.lane_ops else 0,
+            epilogue=((VECTOR, vector_cycles(self.machine, m * n * p.lane_ops)),) if finished and p.lane_ops else (),
         )
 
 
@@ -293,7 +305,7 @@ def traffic(nodes: tuple[Node, ...]) -> Traffic:
         read += times * sum(move.bytes for move in brought if move is not None)
         written += times * (step.store.bytes if step.store else 0)
         cycles[step.unit] = cycles.get(step.unit, 0) + times * step.cycles
-        if step.epilogue:
-            cycles["vector"] = cycles.get("vector", 0) + times * step.epilogue
+        for unit, length in step.epilogue:
+            cycles[unit] = cycles.get(unit, 0) + times * length
         steps += times
     return Traffic(read_bytes=read, written_bytes=written, cycles=cycles, steps=steps)

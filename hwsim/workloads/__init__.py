@@ -23,7 +23,7 @@ def load_workload(
     rewrite: str | None = None,
 ) -> Graph:
     """The network that `text` names: an .onnx file, a SCALE-Sim topology .csv, a Hugging Face config.json or the folder
-    that holds it, or an entry of the zoo. `rewrite` as in `hwsim.workloads.factorise.apply`.
+    that holds it, or an entry of the zoo. `rewrite` as in `hwsim.workloads.rewrites.apply`.
 
     InputError for what is none of these, and for options that such a network does not have.
     """
@@ -32,7 +32,7 @@ def load_workload(
         text, {name: value for name, value in options.items() if value is not None}, skip_unsupported, allow_external
     )
     if rewrite is not None:
-        from hwsim.workloads.factorise import apply
+        from hwsim.workloads.rewrites import apply
 
         graph = apply(graph, rewrite)
     return graph

@@ -15,14 +15,12 @@ How the new layers lie in memory, which decides what must be moved:
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
 
-from hwsim.options import parse_options
 from hwsim.workloads.graph import Gemm, Graph, Layer, Role, Tensor, Vector
 from models.unit import InputError, nearest, require
 
@@ -83,39 +81,6 @@ def block_tensor_train(
     InputError for a rank that is not from 1 to min(k2, n1), sizes that do not divide, and where no layer matches.
     """
     return _rewrite(graph, layers, partial(_block_tensor_train, rank, k1, n1), f"block tensor-train of rank {rank}")
-
-
-REWRITES: Mapping[str, Callable[..., Graph]] = {
-    "low-rank": low_rank,
-    "kronecker": kronecker,
-    "monarch": monarch,
-    "btt": block_tensor_train,
-}
-
-
-def apply(graph: Graph, text: str) -> Graph:
-    """The rewrites that `text` names, one after another: `low-rank:rank=64,layers=*mlp*+monarch:blocks=8`.
-
-    Options are the arguments of the function of that name in `REWRITES`. A later rewrite sees what earlier ones made.
-    InputError for unknown names and options, options that are missing or no whole numbers, and what a rewrite refuses.
-    """
-    for part in text.split("+"):
-        name, options = parse_options("rewrite", part.strip())
-        require(name in REWRITES, f"no rewrite {name!r}; {nearest(name, REWRITES)}")
-        graph = REWRITES[name](graph, **_arguments(name, options))
-    return graph
-
-
-def _arguments(name: str, options: Mapping[str, object]) -> dict[str, object]:
-    known = dict(inspect.signature(REWRITES[name]).parameters)
-    del known["graph"]
-    for option in options:
-        require(option in known, f"rewrite {name}: no option {option!r}; {nearest(option, known)}")
-    for option, parameter in known.items():
-        needed = parameter.default is parameter.empty
-        require(option in options or not needed, f"rewrite {name}: {option} is missing; write {name}:{option}=...")
-    # a pattern of digits alone has been read as a number
-    return {option: str(value) if option == "layers" else value for option, value in options.items()}
 
 
 def _rewrite(graph: Graph, pattern: str, steps: _Steps, what: str) -> Graph:
