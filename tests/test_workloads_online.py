@@ -81,12 +81,12 @@ def test_codes_stay_codes():
 def test_transforms_stand_before_matching_products():
     before = network()
     after = transform(before, 16, "mlp.[ud]*")
-    new = ["norm.hadamard16", "act.hadamard16"]
-    assert names(after)[:3] == ["norm", "norm.hadamard16", "mlp.up"]
-    assert layer(after, "norm.hadamard16").op == Transform(rows=6, channels=48, block=16)
-    assert layer(after, "act.hadamard16").op == Transform(rows=6, channels=80, block=16)
-    assert after.consumers["norm.hadamard16"] == ("mlp.up",)
-    assert after.consumers["norm"] == ("norm.hadamard16", "mlp.gate", "residual")
+    new = ["norm.transform16", "act.transform16"]
+    assert names(after)[:3] == ["norm", "norm.transform16", "mlp.up"]
+    assert layer(after, "norm.transform16").op == Transform(rows=6, channels=48, block=16)
+    assert layer(after, "act.transform16").op == Transform(rows=6, channels=80, block=16)
+    assert after.consumers["norm.transform16"] == ("mlp.up",)
+    assert after.consumers["norm"] == ("norm.transform16", "mlp.gate", "residual")
     assert others(after, new) == list(before.layers)
     assert after.notes == ("Hadamard transform, block 16: 2 tensors",)
 
@@ -106,10 +106,10 @@ def test_rewrites_follow_each_other():
     text = "hadamard:block=8,layers=*up + hadamard:block=8,layers=*gate+hadamard:block=full,layers=*down+quantize"
     after = rewrites.apply(before, text)
     assert names(after)[:8] == [
-        *("norm", "norm.hadamard8", "norm.hadamard8.quantize", "mlp.up", "mlp.gate"),
-        *("act", "act.hadamard16", "act.hadamard16.quantize"),
+        *("norm", "norm.transform8", "norm.transform8.quantize", "mlp.up", "mlp.gate"),
+        *("act", "act.transform16", "act.transform16.quantize"),
     ]
-    assert after.consumers["norm.hadamard8.quantize"] == ("mlp.up", "mlp.gate")
+    assert after.consumers["norm.transform8.quantize"] == ("mlp.up", "mlp.gate")
     new = [name for name in names(after) if name not in names(before)]
     assert others(after, new) == list(before.layers)
 

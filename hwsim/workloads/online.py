@@ -51,7 +51,7 @@ def transform(graph: Graph, block: int | str, layers: str = "*") -> Graph:
         for layer in products:
             _require_divides(layer, points)
         op = Transform(rows=rows, channels=channels, block=points)
-        new[name] = _behind(graph.tensors[name], f"hadamard{points}", op)
+        new[name] = _behind(graph.tensors[name], f"transform{points}", op)
     return _with(graph, readers, new, f"Hadamard transform, block {block}: {len(new)} tensors")
 
 
