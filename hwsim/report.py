@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import functools
-import hashlib
 import html
 import json
 import re
@@ -15,6 +12,7 @@ from typing import Any
 from hwsim.config import FLOAT_ACTIVATIONS
 from hwsim.files import os_errors, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
+from hwsim.page import HEAD, STYLE, document, figure, still
 from hwsim.store import DONE, Row, close_store, read_store, read_study, study_rows
 from models.unit import InputError, require
 
@@ -42,51 +40,12 @@ APPROXIMATIONS = (
     "no wires, no clock. It compares engines; it does not predict a chip.",
 )
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1f24;
-       background: #fff; }
-h1 { margin-bottom: 0; }
-h2 { margin-top: 2.5rem; }
-code, pre { font: 13px/1.45 ui-monospace, monospace; }
-pre { background: #f4f5f7; padding: .8rem; overflow-x: auto; }
-figure { margin: 1rem 0; }
-figure svg { max-width: 100%; height: auto; }
-figcaption { color: #57606a; max-width: 60rem; }
-.scroll { overflow: auto; max-height: 44rem; border: 1px solid #d0d7de; }
-table { border-collapse: collapse; font-size: 13px; }
-th, td { padding: .25rem .6rem; border-bottom: 1px solid #e3e6ea; text-align: left; vertical-align: top; }
-.scroll th { position: sticky; top: 0; background: #f4f5f7; }
-th span { display: block; font-weight: normal; color: #57606a; }
-td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+MARKS = """
 tr.front { background: #fff8dc; }
 tr.failed { color: #9a2a1f; }
 td.word { white-space: nowrap; }
 """
-
-SCRIPT = """
-"use strict";
-const points = document.getElementById("points").textContent;
-for (const data of document.querySelectorAll("figure script")) {
-  const figure = data.parentElement;
-  const live = document.createElement("div");
-  figure.insertBefore(live, figure.firstChild);
-  // parsed anew for each figure: Vega marks the records it is given
-  const chart = {...JSON.parse(data.textContent), datasets: {points: JSON.parse(points)}};
-  // ast: Vega interprets its expressions, so that the page needs no unsafe-eval
-  vegaEmbed(live, chart, {ast: true, actions: false, renderer: "svg"}).then(
-    () => { figure.querySelector(".still").hidden = true; },
-    (error) => { live.remove(); console.error(error); },
-  );
-}
-"""
-
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content=\
-"""
-"""how every report begins"""
+"""what the tables of a report have beside every page's style"""
 
 OURS = re.compile(re.escape(HEAD.encode()) + rb'|<svg [^>]*\bclass="marks"')
 """the first bytes of a report or a picture"""
@@ -124,7 +83,7 @@ def write_picture(store_path: Path, out_path: Path) -> None:
         close_store(store)
     require(bool(rows), f"{store_path}: holds no finished point to draw; run `hwsim sweep` first")
     data = _data(rows, front_keys(rows))
-    write_atomic(out_path, _still(_front_chart(data), data))
+    write_atomic(out_path, still(_front_chart(data), {"points": data}))
 
 
 def _check_target(store_path: Path, out_path: Path) -> None:
@@ -190,64 +149,23 @@ def render(study: Mapping[str, Any], rows: Sequence[Row], limit: int) -> str:
     shown, which = sample(rows, front, limit)
     failed = sum(row["status"] != DONE for row in rows)
     data = _data(shown, front)
-    scripts = [_bundle(), SCRIPT]
-    name = html.escape(str(study["study"]["name"]))
-    return "\n".join(
-        [
-            f'{HEAD}"{_policy(scripts)}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>hwsim: {name}</title>",
-            f"<style>{STYLE}</style>",
-            "</head>",
-            "<body>",
-            f"<h1>{name}</h1>",
-            f"<p>{len(rows) - failed} design points{_failures(failed)}. {which}</p>",
-            *_figures(data),
-            "<h2>Pareto front</h2>",
-            _table(by_area(row for row in shown if row["key"] in front), frozenset(), FRONT_COLUMNS),
-            "<h2>All points</h2>",
-            f"<p>Points on the front are shaded. {which}</p>",
-            _table(shown, front, _measured(shown)),
-            *_explanations(study),
-            f'<script type="application/json" id="points">{script_json(data)}</script>',
-            *(f"<script>{script}</script>" for script in scripts),
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    name = str(study["study"]["name"])
+    body = [
+        f"<h1>{html.escape(name)}</h1>",
+        f"<p>{len(rows) - failed} design points{_failures(failed)}. {which}</p>",
+        *_figures(data),
+        "<h2>Pareto front</h2>",
+        _table(by_area(row for row in shown if row["key"] in front), frozenset(), FRONT_COLUMNS),
+        "<h2>All points</h2>",
+        f"<p>Points on the front are shaded. {which}</p>",
+        _table(shown, front, _measured(shown)),
+        *_explanations(study),
+    ]
+    return document(f"hwsim: {name}", STYLE + MARKS, body, {"points": data})
 
 
 def _failures(count: int) -> str:
     return f", {count} more failed (see the table)" if count else ""
-
-
-def _policy(scripts: Iterable[str]) -> str:
-    """Nothing from outside, and no script but ours."""
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(s.encode()).digest()).decode()}'" for s in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:"
-
-
-@functools.cache
-def _bundle() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script that defines `vegaEmbed`."""
-    return _vl_convert().javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vl_version()).replace("\r", "")
-
-
-def _vl_convert() -> Any:
-    try:
-        import altair  # noqa: F401 - both are needed
-        import vl_convert
-    except ImportError as error:
-        raise InputError(f"the report needs {error.name}; pip install 'hwsim[report]'") from None
-    return vl_convert
-
-
-def _vl_version() -> str:
-    """The Vega-Lite that Altair writes, `major.minor`."""
-    import altair
-
-    return ".".join(altair.SCHEMA_VERSION.lstrip("v").split(".")[:2])
 
 
 # ---- tables
@@ -332,55 +250,16 @@ def _figures(data: Data) -> list[str]:
     ways = _one_way(data)
     shared = ", ".join(f"{word} {' or '.join(values)}" for word, values in ways.items())
     return [
-        _figure(
+        figure(
             _front_chart(data),
-            data,
+            {"points": data},
             "Accuracy against the silicon that one GMAC/s takes. The steps join the points that no other point beats "
             "in both; the labels name their formats. Up and to the left is better; far points are outside.",
         ),
-        _figure(_spread_chart(data), data, "The same, all points."),
-        _figure(_area_chart(ways), data, f"Area by format, of the points with {shared}."),
-        _figure(_accuracy_chart(), data, "Accuracy by format."),
+        figure(_spread_chart(data), {"points": data}, "The same, all points."),
+        figure(_area_chart(ways), {"points": data}, f"Area by format, of the points with {shared}."),
+        figure(_accuracy_chart(), {"points": data}, "Accuracy by format."),
     ]
-
-
-def _figure(chart: Any, data: Data, caption: str) -> str:
-    """A chart twice: drawn here for everyone, and as a specification for the script that makes it interactive."""
-    return (
-        f'<figure><div class="still">{_still(chart, data)}</div>'
-        f'<script type="application/json">{script_json(chart.to_dict())}</script>'
-        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-    )
-
-
-def _still(chart: Any, data: Data) -> str:
-    """The chart as SVG, without tooltips: the renderer would write them out beside every mark."""
-    specification = _without_tooltips(chart.to_dict()) | {"datasets": {"points": data}}
-    svg = _vl_convert().vegalite_to_svg(specification, vl_version=_vl_version())
-    return _renumbered(svg, chart.title)
-
-
-def _without_tooltips(specification: Any) -> Any:
-    if isinstance(specification, list):
-        return [_without_tooltips(part) for part in specification]
-    if isinstance(specification, dict):
-        return {name: _without_tooltips(part) for name, part in specification.items() if name != "tooltip"}
-    return specification
-
-
-def _renumbered(svg: str, figure: str) -> str:
-    """`svg` with ids of its own: the renderer counts them on from figure to figure and from call to call."""
-    ids = list(dict.fromkeys(re.findall(r'id="(clip[0-9]+)"', svg)))
-    new = {old: f"{figure.replace(' ', '-')}-clip{number}" for number, old in enumerate(ids)}
-    return re.sub(r'(id="|url\(#)(clip[0-9]+)(?=["\)])', lambda m: m[1] + new.get(m[2], m[2]), svg)
-
-
-def script_json(data: Any) -> str:
-    """`data` as JSON that may stand inside a script element: no character there can end it or start another."""
-    text = json.dumps(data, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
 
 
 def _front_chart(data: Data) -> Any:

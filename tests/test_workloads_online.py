@@ -96,8 +96,8 @@ def test_full_is_the_largest_power_of_two(channels, block):
     b = Builder("net")
     b.linear("only", b.tensor("x", (2, channels)), 4)
     after = transform(b.graph(), "full")
-    assert names(after) == [f"x.hadamard{block}", "only"]
-    assert layer(after, f"x.hadamard{block}").op == Transform(rows=2, channels=channels, block=block)
+    assert names(after) == [f"x.transform{block}", "only"]
+    assert layer(after, f"x.transform{block}").op == Transform(rows=2, channels=channels, block=block)
 
 
 def test_rewrites_follow_each_other():

@@ -88,7 +88,8 @@ class Result:
 
     @property
     def utilization(self) -> float:
-        return self.macs / (self.total_cycles * self.peak_per_cycle) if self.total_cycles else 0.0
+        room = self.total_cycles * self.peak_per_cycle
+        return self.macs / room if room else 0.0
 
     @property
     def energy_pj(self) -> Energy:

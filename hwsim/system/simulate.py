@@ -35,6 +35,8 @@ PAD_OF = {
 """buffer -> the kind of operand whose scratchpad it lies in"""
 
 VECTOR = "vector"
+PAD = "scratchpad"
+"""begins the track of what lies in one"""
 
 Process = Generator[simpy.Event, Any, None]
 
@@ -170,6 +172,8 @@ class _StageRun:
         self.size = dict(stage.buffers)
         self.room = {buffer: simpy.Resource(env, capacity=stage.copies) for buffer in self.size}
         self.held: dict[int, list[Any]] = {buffer: [] for buffer in self.size}
+        self.taken: dict[int, list[int]] = {buffer: [] for buffer in self.size}
+        """since when, where a record is kept"""
         self.current: dict[int, _Tile] = {}
         self.waits = list(stage.waits)
         self.ahead = 0
@@ -363,12 +367,18 @@ class _Simulation:
         """Requests for room; they are granted in the order in which they were made."""
         slot = at.room[buffer].request()
         at.held[buffer].append(slot)
-        return [slot, self.pad_of[buffer].get(at.size[buffer])] if at.size[buffer] else [slot]
+        asked = [slot, self.pad_of[buffer].get(at.size[buffer])] if at.size[buffer] else [slot]
+        if self.slices is not None:
+            self.env.all_of(asked).callbacks.append(lambda _: at.taken[buffer].append(self.env.now))
+        return asked
 
     def _give_back(self, at: _StageRun, buffer: int) -> None:
         at.room[buffer].release(at.held[buffer].pop(0))
         if at.size[buffer]:
             self.pad_of[buffer].put(at.size[buffer])
+        if self.slices is not None:
+            pad = self.machine.scratchpad(PAD_OF[buffer]).name
+            self._record(f"{PAD} {pad}", BUFFER_NAMES[buffer], at, at.taken[buffer].pop(0))
 
     def _close(self, at: _StageRun, tile: _Tile) -> None:
         tile.closed = True

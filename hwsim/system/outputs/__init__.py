@@ -1,0 +1,1 @@
+"""What a run leaves: tables, CSV files, a trace and a page."""
