@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim import cli_run
+from hwsim import cli_pim, cli_run
 from hwsim.terminal import Json, counting, plain, print_json, table
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Kind, Unit, fields_of, nearest, require
@@ -645,6 +645,7 @@ def report(
 
 
 cli_run.register(app)
+cli_pim.register(app)
 
 if __name__ == "__main__":
     main()

@@ -3,12 +3,15 @@
 import dataclasses
 import importlib.util
 import itertools
+import json
+import sys
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hwsim.cli import main
 from hwsim.pim import MODELS, SYSTEMS, Decoder, GpuParams, Machine, NpuParams, PimParams, compare, throughput
 from hwsim.pim.banks import (
     Chunk,
@@ -25,7 +28,7 @@ from hwsim.pim.banks import (
     worked,
 )
 from hwsim.pim.npu import Kernel, attention, product
-from hwsim.pim.requests import DATASETS, channel_loads, halves, load, min_load, round_robin, sample
+from hwsim.pim.requests import DATASETS, channel_loads, dataset, halves, load, min_load, round_robin, sample
 from hwsim.pim.schedule import PIECES, SubBatch, on_npu, on_pim, request, simulate
 from hwsim.pim.systems import sub_batches
 from models.catalog import unit
@@ -519,3 +522,47 @@ def test_the_document_holds_what_its_script_computes():
     for line in script.block("gpt3-7b", "sharegpt", 64):
         assert line in text
     assert all(line in text for line in script.command_lines())
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(capsys, monkeypatch):
+    """Runs `hwsim pim` with these words: exit code, and what it printed."""
+
+    def run(*words):
+        monkeypatch.setattr(sys, "argv", ["hwsim", "pim", *words])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return end.value.code or 0, capsys.readouterr()
+
+    return run
+
+
+def test_the_command_shows_what_compare_computes(command, tmp_path):
+    trace = tmp_path / "trace.json"
+    status, out = command("gpt3-7b", "--batch", "4", "--seeds", "2", "--json", "--trace", str(trace))
+    assert status == 0
+    assert json.loads(out.out) == compare("gpt3-7b", 4, seeds=(0, 1))
+    events = json.loads(trace.read_text())["traceEvents"]
+    slices = throughput("neupims", "gpt3-7b", sample(dataset("sharegpt"), 4, 0)).slices
+    assert len([event for event in events if event["ph"] == "X"]) == len(slices)
+    status, out = command("gpt3-7b", "--batch", "4", "--seeds", "1", "--all")
+    assert status == 0
+    assert len([line for line in out.out.splitlines() if "%" in line]) == 1 + len(SYSTEMS)
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["gpt3-70b"], "did you mean 'gpt3-7b'"),
+        (["gpt3-7b", "--data", "wiki"], "alpaca, sharegpt"),
+        (["gpt3-7b", "--batch", "0"], "or equal to 1"),
+    ],
+)
+def test_the_command_refuses(command, words, message):
+    status, out = command(*words)
+    assert status == 2
+    assert message in out.err
+    assert "Traceback" not in out.err

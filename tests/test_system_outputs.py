@@ -360,10 +360,10 @@ def test_a_trace_too_long_names_the_way_out(result, monkeypatch, tmp_path):
 
 def test_slices_that_cross_get_lanes(result):
     bars = [Bar(name="x", begin=a, end=b) for a, b in ((0, 9), (0, 4), (2, 6), (4, 8), (5, 12), (9, 10))]
-    lanes = [[(bar.begin, bar.end) for bar in lane.bars] for lane in trace_module._lanes("p", "n", bars)]
+    lanes = [[(bar.begin, bar.end) for bar in lane.bars] for lane in trace_module.lanes("p", "n", bars)]
     assert lanes == [[(0, 9), (0, 4), (4, 8), (9, 10)], [(2, 6)], [(5, 12)]]
     crossing = [Slice(track="bus", name=NASTY, stage=0, begin=a, end=b) for a, b in ((0, 5), (3, 8))]
-    text = to_json(result, list(threads_of(result, crossing)))
+    text = to_json(list(threads_of(result, crossing)), {"network": result.network})
     document = json.loads(text)
     assert {"bus 1", "bus 2"} <= set(names_of(document).values())
     assert all(nested(bars) for bars in by_thread(document).values())

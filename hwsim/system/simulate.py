@@ -62,7 +62,8 @@ class Memory:
 
 def memory_of(machine: Machine) -> Memory:
     dram, dma = machine.dram, machine.dma
-    rate = None if dram.bytes_per_cycle is None else Fraction(dram.bytes_per_cycle).limit_denominator(1 << 20)
+    # the number that stands in the machine file, not the binary one next to it
+    rate = None if dram.bytes_per_cycle is None else Fraction(str(dram.bytes_per_cycle))
     return Memory(
         bytes_per_cycle=rate,
         latency=dram.latency_cycles,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,6 @@ MAX_SLICES = 200_000
 
 READ, WRITE = "dma read", "dma write"
 """tracks of the simulation on which transfers lie, from the grant of a channel to the last byte"""
-PROCESSES = ("layers", "units", "memory")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,8 @@ def write_trace(result: Result, path: Path, progress: Any = None) -> int:
     """Simulate the run's program once more, every round of it, and write its trace atomically; returns the number of
     its slices. InputError as `recorded`."""
     threads = list(threads_of(result, recorded(result, progress)))
-    write_atomic(path, to_json(result, threads))
+    about = {"network": result.network, "machine": result.machine.name, "clock_mhz": result.machine.clock_mhz}
+    write_atomic(path, to_json(threads, about))
     return sum(len(thread.bars) for thread in threads)
 
 
@@ -82,16 +82,16 @@ def slices_of(stage: Stage) -> int:
 
 def threads_of(result: Result, slices: Sequence[Slice]) -> Iterator[Thread]:
     """Blocks and layers; units; bus, scratchpads with a slice for each tile, and DMA channels."""
-    yield from _lanes("layers", "layers", [*_blocks(result.layers), *map(_layer_bar, result.layers)])
+    yield from lanes("layers", "layers", [*_blocks(result.layers), *map(_layer_bar, result.layers)])
     tracks: dict[str, list[Bar]] = {}
     for slice_ in slices:
         if slice_.track not in (READ, WRITE):
             tracks.setdefault(slice_.track, []).append(_bar(slice_, result))
     memory = sorted(track for track in tracks if track == "bus" or track.startswith(PAD))
     for name in sorted(tracks.keys() - memory):
-        yield from _lanes("units", name, tracks[name])
+        yield from lanes("units", name, tracks[name])
     for name in memory:
-        yield from _lanes("memory", name, tracks[name])
+        yield from lanes("memory", name, tracks[name])
     yield from _channels(result, slices)
 
 
@@ -136,7 +136,7 @@ def _block_bar(name: str, members: Sequence[LayerResult]) -> Iterator[Bar]:
         yield Bar(name=name, begin=begin, end=end, details={"layers": len(members)})
 
 
-def _lanes(process: str, name: str, bars: Iterable[Bar]) -> Iterator[Thread]:
+def lanes(process: str, name: str, bars: Iterable[Bar]) -> Iterator[Thread]:
     """The bars on as few threads as nesting in the order of time needs."""
     lanes: list[list[Bar]] = []
     under_way: list[list[int]] = []
@@ -181,9 +181,11 @@ def _transfer(slice_: Slice, result: Result) -> Bar:
 # ---- JSON
 
 
-def to_json(result: Result, threads: Sequence[Thread]) -> str:
-    """The threads as a JSON object: metadata first, then the slices in the order of their begin, outer ones first."""
-    named = [(PROCESSES.index(thread.process) + 1, i + 1, thread) for i, thread in enumerate(threads)]
+def to_json(threads: Sequence[Thread], about: Mapping[str, Any]) -> str:
+    """The threads as a JSON object: metadata first, then the slices in the order of their begin, outer ones first.
+    Processes stand in the order of their first threads; `about` says what this is a trace of."""
+    processes = list(dict.fromkeys(thread.process for thread in threads))
+    named = [(processes.index(thread.process) + 1, i + 1, thread) for i, thread in enumerate(threads)]
     metadata = list(_metadata(named))
     events = [
         {"ph": "X", "pid": process, "tid": number, "ts": bar.begin, "dur": bar.end - bar.begin, "name": bar.name}
@@ -194,12 +196,7 @@ def to_json(result: Result, threads: Sequence[Thread]) -> str:
     events.sort(key=lambda event: (event["ts"], event["pid"], event["tid"], -event["dur"]))
     document = {
         "displayTimeUnit": "ms",
-        "otherData": {
-            "network": result.network,
-            "machine": result.machine.name,
-            "clock_mhz": result.machine.clock_mhz,
-            "unit": "one cycle is shown as one microsecond",
-        },
+        "otherData": {**about, "unit": "one cycle is shown as one microsecond"},
         "traceEvents": [*metadata, *events],
     }
     return json.dumps(document, separators=(",", ":"))
