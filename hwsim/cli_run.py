@@ -313,22 +313,32 @@ def _plain(text: str) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)
 
 
+NARROW_CHECK = ("layer", "alike", "M K N", "tiles", "verdict")
+"""of the check's columns, on shorter lines"""
+
+
 def _print_check(rows: Sequence[Checked]) -> None:
-    shown = [
-        [
-            _plain(row.layer),
-            row.alike,
-            row.engine,
-            _shape(row.shape),
-            f"{row.order} {' '.join(map(str, row.tile))}",
-            f"{row.tiles:,}",
-            f"{row.outputs:,}",
-            "equal" if row.equal else _plain(row.difference),
-            ", ".join((*row.notes, *(["real weights"] if row.real_weights else []))),
-        ]
-        for row in rows
-    ]
-    headings = ["layer", "alike", "engine", "M K N", "loops, tile", "tiles", "outputs", "verdict", "note"]
-    table("tiles in the schedule's order against the untiled product, bit for bit", headings, shown)
+    shown = [_check_row(row) for row in rows]
+    columns = list(shown[0]) if shown else []
+    notes = dict.fromkeys(note for row in rows for note in row.notes)
+    if width() < WIDE:
+        columns = [column for column in columns if column in NARROW_CHECK]
+        shown = [{**row, "layer": _end_of(row["layer"])} for row in shown]
+    title = "tiles in the schedule's order against the untiled product, bit for bit"
+    table(title, columns, [[row[column] for column in columns] for row in shown])
     equal = sum(row.equal for row in rows)
-    print(f"{equal} of {len(rows)} distinct products equal")
+    print(f"{equal} of {len(rows)} distinct products equal", *notes, sep="; ")
+
+
+def _check_row(row: Checked) -> dict[str, str]:
+    return {
+        "layer": _plain(row.layer),
+        "alike": str(row.alike),
+        "engine": row.engine,
+        "M K N": _shape(row.shape),
+        "loops, tile": f"{row.order} {' '.join(map(str, row.tile))}",
+        "tiles": f"{row.tiles:,}",
+        "outputs": f"{row.outputs:,}",
+        "verdict": "equal" if row.equal else _plain(row.difference),
+        "weights": "real" if row.real_weights else "random",
+    }
