@@ -31,6 +31,8 @@ docs: demo
 	$(BIN)/python docs/cycles.py > docs/cycles.md
 	$(BIN)/python docs/digits.py > docs/digits.md
 	$(BIN)/python docs/fp16.py > docs/fp16.md
+	$(BIN)/python docs/neupims.py > docs/neupims.md
+	$(BIN)/python docs/system.py > docs/system.md
 	for family in integer lut shiftadd accuracy; do $(BIN)/hwsim compare --family $$family --out docs/$$family || exit; done
 	$(BIN)/python -m benchmarks --markdown docs/benchmarks.md
 

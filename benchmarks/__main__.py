@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import hardware, networks, numeric, report
+from benchmarks import hardware, networks, numeric, report, system
 from benchmarks.measure import Result
 from hwsim.files import write_atomic
 from models.unit import InputError, nearest, require
@@ -24,6 +24,10 @@ BENCHMARKS: Mapping[str, Callable[[], list[Result]]] = {
     "quantize": numeric.quantize,
     "minilm": networks.minilm,
     "pylm": networks.pylm,
+    "system-llm": system.language_model,
+    "system-onnx": system.onnx_file,
+    "system-skip": system.rounds_skipped,
+    "system-search": system.tilings,
     "timing": numeric.cycle_formulas,
     "import": hardware.import_time,
     "emit": hardware.emit,

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from models.bits import Overflow, check_codes, fit, require_codes, signed_range
 from models.unit import (
     Beats,
+    InputError,
     Ints,
     PipelineControl,
     Stimulus,
@@ -127,8 +128,8 @@ def check_shape(**sizes: Any) -> tuple[Any, ...]:
 
 def _size(name: str, size: Any) -> Any:
     values = np.asarray(size)
-    rule = f"shape: {name} must be a whole number of at least 1"
-    require(np.issubdtype(values.dtype, np.integer) and bool(np.all(values >= 1)), f"{rule}, not {size!r}")
+    if not np.issubdtype(values.dtype, np.integer) or not bool(np.all(values >= 1)):
+        raise InputError(f"shape: {name} must be a whole number of at least 1, not {size!r}")
     require(bool(np.all(values <= LARGEST_SIZE)), f"shape: {name} must be at most {LARGEST_SIZE}")
     return values.astype(np.int64) if values.ndim else int(values)
 

@@ -1,5 +1,6 @@
 """The benchmarks' plumbing on tiny sizes; no time is asserted."""
 
+import dataclasses
 import json
 import pkgutil
 from unittest.mock import Mock
@@ -7,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from benchmarks import hardware, measure, networks, numeric, report
+from benchmarks import hardware, measure, networks, numeric, report, system
 from benchmarks.__main__ import BENCHMARKS, main
 from hwsim.networks import get_network
 from hwsim.transforms.fwht import fwht
@@ -25,6 +26,10 @@ TINY = {
     "quantize": lambda: numeric.quantize(rows=6, channels=64, rounds=2),
     "minilm": lambda: networks.minilm(sentences=2),
     "pylm": lambda: networks.pylm(text_bytes=256, calibrated=1),
+    "system-llm": lambda: system.language_model(network="opt-125m", tokens=16),
+    "system-onnx": lambda: system.onnx_file(network="resnet18"),
+    "system-skip": lambda: system.rounds_skipped(network="opt-125m", tokens=16, rounds=2),
+    "system-search": lambda: system.tilings(M=3, K=256, N=256, rounds=2),
     "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
     "import": lambda: hardware.import_time(rounds=1),
     "emit": lambda: hardware.emit(array=2, rounds=1),
@@ -94,6 +99,38 @@ def test_an_engine_that_computes_a_network_wrongly_ends_the_run(monkeypatch):
     monkeypatch.setattr("models.systolic.golden", lambda *operands: -right(*operands))
     with pytest.raises(measure.WrongResult, match="digits: outputs"):
         networks.check("digits", networks.w4a4(network), network.workload)
+
+
+def test_a_tiling_that_is_not_the_best_ends_the_run(monkeypatch):
+    right = system.search
+
+    def wrong(*operands):
+        found = right(*operands)
+        return dataclasses.replace(found, value=found.value + 1)
+
+    monkeypatch.setattr(system, "search", wrong)
+    with pytest.raises(measure.WrongResult, match="system-search: cycles"):
+        TINY["system-search"]()
+
+
+def test_rounds_that_are_counted_wrongly_end_the_run(monkeypatch):
+    right = system.simulate
+
+    def wrong(*operands, skip=True):
+        found = right(*operands, skip=skip)
+        found.runs[-1].end += skip
+        return found
+
+    monkeypatch.setattr(system, "simulate", wrong)
+    with pytest.raises(measure.WrongResult, match="system-skip: figures"):
+        TINY["system-skip"]()
+
+
+def test_a_file_with_other_layers_ends_the_run(monkeypatch):
+    right = system.exported
+    monkeypatch.setattr(system, "exported", lambda _: right(system.load_workload("resnet18", batch=2)))
+    with pytest.raises(measure.WrongResult, match="system-onnx: resnet18: multiply-accumulates"):
+        TINY["system-onnx"]()
 
 
 @pytest.mark.parametrize("fault, what", [((1, 0), "output"), ((0, 1), "cycles")])

@@ -2,7 +2,8 @@
 
 Objectives: `cycles` are the simulation's own, of the product alone on an idle machine; `traffic` the bytes between main
 memory and scratchpads; `energy` that of `hwsim.system.power`. Tilings are taken in the order of their bound, until it
-reaches the best figure found: none of the others can be better, so that the answer is the optimum of all.
+reaches the best figure found: none of the others can be better, so that the answer is the optimum of all. Of tilings
+with the same bound the one that moves fewer bytes comes first.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ def search(product: Product, engine: Engine, machine: Machine, objective: str, g
     legal = np.stack([grid.fits & grid.distinct(order) if given is None else grid.fits for order in orders])
     bound = np.where(legal, np.stack([bounds(order) for order in orders]), np.inf).ravel()
     best, value, evaluated = None, float("inf"), 0
-    for at in np.argsort(bound, kind="stable"):
+    moved = np.stack([np.broadcast_to(grid.bytes(order), legal.shape[1:]) for order in orders]).ravel()
+    for at in np.lexsort((moved, bound)):  # of equal bounds the least traffic first
         if bound[at] >= value:
             break
         number, m, k, n = np.unravel_index(at, legal.shape)

@@ -216,7 +216,9 @@ class Builder:
             pieces,
             lambda n: fits(self.machine, _attention_bytes(first, second, queries, min(first.N, n * grain))),
         )
-        return queries, min(first.N, max(keys, 1) * grain)
+        # chunks of equal length: a rest would take the room of a whole one
+        chunks = -(-pieces // max(keys, 1))
+        return queries, min(first.N, -(-pieces // chunks) * grain)
 
     def _attention_nodes(self, planned: Planned, tile: int, chunk: int) -> tuple[Node, ...]:
         """With room for two sets of scores the next queries' are computed while softmax is at the present ones."""
