@@ -131,9 +131,8 @@ def _accuracy(point: Point, params: Any) -> tuple[dict[str, Any], Any]:
 Runs = dict[str, tuple[Unit, Any, list[tuple[Timing, tuple[Op, ...]]]]]
 """role -> unit, params, timing and operations of everything it does"""
 
-QUANTIZER_LANES = 8
-"""activations that become codes in a cycle"""
-SHAPE = {"lanes": QUANTIZER_LANES, "passes": 2}
+QUANTIZER = {"act_format": "fp16", "lanes": 8, "passes": 2}
+"""Every quantizer unless something else is known of it: so many activations become codes in a cycle"""
 
 
 def _runs(engine: Unit, params: Any, work: Any) -> Runs:
@@ -177,9 +176,9 @@ def quantizers(work: Any) -> Iterator[tuple[Any, dict[str, int]]]:
 def token_quantizer(channels: int, values: Mapping[str, Any]) -> tuple[Unit, Any]:
     """The quantizer for tokens of so many channels, of FP16 unless `values` say otherwise, and its params."""
     entry = unit("quantizer")
-    lanes = int(values.get("lanes", QUANTIZER_LANES))
-    group = -(-channels // lanes) * lanes
-    return entry, entry.params(**{"act_format": "fp16", **SHAPE, **values, "group": group})
+    values = {**QUANTIZER, **values}
+    lanes = int(values["lanes"])
+    return entry, entry.params(**values, group=-(-channels // lanes) * lanes)
 
 
 def _entering(before: Any) -> dict[str, Any]:

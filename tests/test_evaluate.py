@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import hwsim.evaluate
 import hwsim.synth
 from hwsim.config import Point
 from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate, quantizers
@@ -17,6 +18,7 @@ from models.unit import InputError
 from rtl.emit import emit
 
 BASE = {"network": "digits-mlp", "seed": 1, "weight_bits": 4, "act_bits": 8, "transform": "none", "unit": "systolic"}
+LANES = 2
 LAYERS = [(64, 128), (128, 64), (64, 10)]
 
 
@@ -26,9 +28,10 @@ def point(**changes):
 
 @pytest.fixture(autouse=True, scope="module")
 def _cache(tmp_path_factory):
-    """One for all tests here: what units cost is no other test's matter."""
+    """One for all tests here: what units cost is no other test's matter. Quantizers of two lanes are soon mapped."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HWSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
+        patch.setitem(hwsim.evaluate.QUANTIZER, "lanes", LANES)
         yield
 
 
@@ -41,7 +44,7 @@ def test_metrics_follow_from_timing_ops_and_synthesis_of_the_points_own_rtl():
     folds = [-(-k // 4) * -(-n // 4) for k, n in LAYERS]
     cycles = sum(count * (batch + 2 * 4 + 4 - 2) + 1 for count in folds)
     # a quantizer for tokens of 64 halves and one for tokens of 128: a group a token, one after the other
-    shape = {"lanes": 8, "passes": 2, "bits": 8, "act_format": "fp16", "in_bits": 16, "zero_points": True}
+    shape = {"lanes": LANES, "passes": 2, "bits": 8, "act_format": "fp16", "in_bits": 16, "zero_points": True}
     coders = {width: unit("quantizer").params(group=width, **shape) for width in (64, 128)}
     coding = sum(unit("quantizer").timing(coders[k], M=batch, K=k).total_cycles for k, _ in LAYERS)
     made = hwsim.synth.synthesize(emit(p), "systolic")
@@ -70,8 +73,8 @@ def test_a_transforms_own_hardware_is_in_the_bill():
     batch = plain["macs"] // sum(k * n for k, n in LAYERS)
     assert turned["transform_cycles"] == sum(batch * k // 64 + 6 for k, _ in LAYERS)
     quantizer = unit("quantizer")
-    before = {"lanes": 8, "passes": 2, "bits": 11, "act_format": "fp16", "in_bits": 16}
-    behind = {"lanes": 8, "passes": 2, "bits": 8, "in_bits": 11 + 6, "zero_points": True}
+    before = {"lanes": LANES, "passes": 2, "bits": 11, "act_format": "fp16", "in_bits": 16}
+    behind = {"lanes": LANES, "passes": 2, "bits": 8, "in_bits": 11 + 6, "zero_points": True}
     made = {(k, i): quantizer.params(group=k, **each) for k in (64, 128) for i, each in enumerate((before, behind))}
     coding = sum(quantizer.timing(made[k, i], M=batch, K=k).total_cycles for k, _ in LAYERS for i in (0, 1))
     assert turned["quantizer_cycles"] == coding

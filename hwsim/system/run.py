@@ -46,8 +46,8 @@ class LayerResult:
     bound_cycles: int
     """the roofline's: no machine with this peak and this bandwidth is faster"""
     bound: str
-    """what is busiest: `compute` for its unit, another unit's name, `memory` for the bus; `latency` where nothing is at
-    work half the time"""
+    """what is busiest: `compute` for its unit, `epilogue` for one that its result passes through, `memory` for the bus;
+    `latency` where nothing is at work half the time"""
     read_bytes: dict[str, int]
     """by operand"""
     written_bytes: int
@@ -211,7 +211,7 @@ def _bound(came: Run, unit: str, cycles: int) -> str:
     busiest = max(busy, key=lambda name: (busy[name], name == unit))
     if 2 * busy[busiest] < cycles:
         return "latency"
-    return "compute" if busiest == unit else busiest
+    return {"memory": "memory", unit: "compute"}.get(busiest, "epilogue")
 
 
 def roofline_cycles(built: Built, machine: Machine) -> int:

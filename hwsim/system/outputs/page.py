@@ -50,7 +50,7 @@ LINES = {
 """of axes, in the colour of the page's text, so that they are seen on light and on dark"""
 
 LEGEND = ("labelColor", "titleColor", "symbolBaseFillColor", "symbolBaseStrokeColor")
-BOUND_SHAPES = {"compute": "circle", "memory": "square", "latency": "triangle-up"}
+BOUND_SHAPES = {"compute": "circle", "epilogue": "diamond", "memory": "square", "latency": "triangle-up"}
 KINDS = {
     "product": "#4c86c6",
     "attention": "#d9822b",

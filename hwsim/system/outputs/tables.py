@@ -21,7 +21,7 @@ from hwsim.workloads.scalesim import access_report, bandwidth_report, compute_re
 
 COMPONENTS = ("engine", "vector", "transform", "quantize", "scratchpads", "dram")
 """where energy goes"""
-BOUNDS = ("compute", "memory", "latency")
+BOUNDS = ("compute", "epilogue", "memory", "latency")
 
 LAYER_COLUMNS: Mapping[str, str] = {
     "layer": "its name in the network",
@@ -41,7 +41,7 @@ LAYER_COLUMNS: Mapping[str, str] = {
     "bus_cycles": "the memory bus at work for it",
     "stall_cycles": "`cycles` without its unit at work",
     "bound_cycles": "the roofline's",
-    "bound": "compute, memory, or latency where neither unit nor bus is at work half the time",
+    "bound": "what is busiest: compute, epilogue or memory; latency where nothing is at work half the time",
     "utilization_fraction": "macs of those that its engine could do in `cycles`",
     **{f"read_{name}_bytes": f"{name} read from main memory" for name in ("activations", "weights")},
     "read_outputs_bytes": "sums that had been put away and are read again",
