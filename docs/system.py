@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from hwsim.evaluate import QUANTIZER_LANES, SHAPE
+from hwsim.evaluate import QUANTIZER
 from hwsim.files import write_atomic
 from hwsim.system.lower import Stream, widths_of
 from hwsim.system.machine import (
@@ -351,8 +351,13 @@ class Units:
         return self.transforms.count * hadamard_rate(self.transforms.params)
 
     @property
+    def lanes(self) -> int:
+        """Of a quantizer."""
+        return int(self.quantizers.params.get("lanes", QUANTIZER["lanes"]))
+
+    @property
     def quantizer_rate(self) -> float:
-        return self.quantizers.count * self.quantizers.params.get("lanes", QUANTIZER_LANES) / SHAPE["passes"]
+        return self.quantizers.count * self.lanes / QUANTIZER["passes"]
 
 
 FOLDED = {"lanes": 8}
@@ -382,7 +387,7 @@ def transforms_section() -> str:
         side=side,
         least=side / max(widths),
         most=side / min(widths),
-        lanes=QUANTIZER_LANES,
+        lanes=QUANTIZER["lanes"],
         default=added("prefill", UNITS[0]),
         decoding=max(added("decode", units) for units in UNITS),
     )
@@ -397,7 +402,7 @@ def transform_row(phase: str, units: Units) -> list[object]:
         units.label,
         f"{units.transform_rate:.1f}",
         busy["transform"],
-        f"{units.quantizers.count} of {units.quantizers.params.get('lanes', QUANTIZER_LANES)} lanes",
+        f"{units.quantizers.count} of {units.lanes} lanes",
         f"{units.quantizer_rate:g}",
         busy["quantize"],
         f"{added(phase, units):.1%}",

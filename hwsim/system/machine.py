@@ -9,9 +9,9 @@ from enum import StrEnum
 from fractions import Fraction
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from hwsim.config import engine_name, settings
 from hwsim.document import NAME, STRICT, load_yaml, validated
@@ -83,6 +83,15 @@ def _member(kind: type[StrEnum], name: str) -> str:
     return name
 
 
+UNITS_OF_THEIR_OWN = ("bus", "vector", "transform", "quantize")
+"""what else is at work in a machine, by the names that results have for it"""
+
+
+def _engine(name: str) -> str:
+    require(name not in UNITS_OF_THEIR_OWN, f"{name!r} is the name of another unit; take one of its own")
+    return name
+
+
 class EngineSpec(BaseModel):
     """A matrix engine: a GEMM unit of the catalogue with its parameters, `count` of them working as one.
 
@@ -92,7 +101,7 @@ class EngineSpec(BaseModel):
     """
 
     model_config = STRICT
-    name: _Name
+    name: Annotated[_Name, AfterValidator(_engine)]
     unit: Annotated[str, AfterValidator(engine_name)]
     params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
     count: _Count = 1
@@ -105,6 +114,15 @@ class EngineSpec(BaseModel):
     def made(self) -> Any:
         """The unit's params object."""
         return unit(self.unit).params(**self.params)
+
+    @model_validator(mode="after")
+    def _can_be_made(self) -> Self:
+        timing = unit(self.unit).timing
+        if self.made is not None and self.convention != "rtl":
+            rule = f"{self.unit} has no convention {self.convention!r}; SCALE-Sim counts systolic arrays only"
+            require("convention" in inspect.signature(timing).parameters, rule)
+            timing(self.made, M=1, K=1, N=1, convention=self.convention)
+        return self
 
 
 class VectorSpec(BaseModel):
@@ -130,9 +148,15 @@ class ScratchpadSpec(BaseModel):
     model_config = STRICT
     name: _Name
     holds: Annotated[tuple[_Operand, ...], Field(min_length=1, max_length=3)]
-    kib: Annotated[float, Field(gt=0, le=1 << 24)]
+    kib: Annotated[float, Field(ge=1 / 1024, le=1 << 24)]
     banks: _Count | None = None
     word_bytes: _Count | None = None
+
+    @model_validator(mode="after")
+    def _has_both(self) -> Self:
+        rule = "banks and word_bytes say together what it hands over in a cycle; give both or none"
+        require((self.banks is None) == (self.word_bytes is None), rule)
+        return self
 
     @property
     def bytes(self) -> int:
@@ -195,14 +219,34 @@ class ScheduleSpec(BaseModel):
     layers: Annotated[tuple[LayerSpec, ...], Field(max_length=1000)] = ()
 
 
+def _distinct(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [part.name for part in parts]
+    require(len(set(names)) == len(names), f"a name stands twice among {', '.join(names)}")
+    return parts
+
+
+def _hold_all(pads: tuple[ScratchpadSpec, ...]) -> tuple[ScratchpadSpec, ...]:
+    """Every operand has one place."""
+    held = [operand for pad in pads for operand in pad.holds]
+    for operand in Operand:
+        count = held.count(operand)
+        require(count == 1, f"{operand.value} must be held by one of them, not by {count}")
+    return pads
+
+
 class Machine(BaseModel):
     """One accelerator. InputError where parts do not fit each other."""
 
     model_config = STRICT
     name: _Name
     clock_mhz: Annotated[float, Field(gt=0, le=1e6)]
-    engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1, max_length=64)]
-    scratchpads: Annotated[tuple[ScratchpadSpec, ...], Field(min_length=1, max_length=3)]
+    engines: Annotated[tuple[EngineSpec, ...], Field(min_length=1, max_length=64), AfterValidator(_distinct)]
+    scratchpads: Annotated[
+        tuple[ScratchpadSpec, ...],
+        Field(min_length=1, max_length=3),
+        AfterValidator(_distinct),
+        AfterValidator(_hold_all),
+    ]
     dram: DramSpec = DramSpec()
     dma: DmaSpec = DmaSpec()
     vector: VectorSpec | None = None
@@ -249,13 +293,7 @@ def load_machine(text: str) -> Machine:
     if path.suffix not in (".yaml", ".yml"):
         require(text in known, f"no machine {text!r}: a .yaml file, or a name; {nearest(text[:64], known)}")
         path = MACHINES / f"{text}.yaml"
-    document = load_yaml(path)
-    machine = validated(document, Machine, "a machine file")
-    try:
-        check(machine)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    return machine
+    return validated(load_yaml(path), Machine, "a machine file")
 
 
 def _scalesim_machine(path: Path) -> Machine:
@@ -288,28 +326,9 @@ def _scalesim_machine(path: Path) -> Machine:
         "notes": tuple(notes if config.ignored else notes[1:]),
     }
     try:
-        machine = Machine.model_validate(document)
-        check(machine)
-    except (ValidationError, InputError) as error:
-        raise InputError(f"{path}: {str(error).splitlines()[0]}") from None
-    return machine
-
-
-def check(machine: Machine) -> None:
-    """Refuse parts that do not fit each other."""
-    for what, names in (
-        ("engines", [engine.name for engine in machine.engines]),
-        ("scratchpads", [pad.name for pad in machine.scratchpads]),
-    ):
-        require(len(set(names)) == len(names), f"{what}: a name stands twice among {', '.join(names)}")
-    held = [operand for pad in machine.scratchpads for operand in pad.holds]
-    for operand in Operand:
-        count = held.count(operand)
-        require(count == 1, f"scratchpads: {operand.value} must be held by one of them, not by {count}")
-    for engine in machine.engines:
-        entry, made = unit(engine.unit), engine.made
-        if engine.convention == "scalesim":
-            entry.timing(made, M=1, K=1, N=1, convention="scalesim")
+        return Machine.model_validate(document)
+    except ValidationError as error:
+        raise InputError(f"{path}: {error.errors()[0]['msg']}") from None
 
 
 def bytes_of(elements: int, bits: Fraction) -> int:
