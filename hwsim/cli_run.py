@@ -287,7 +287,7 @@ def _layer_row(group: Group) -> dict[str, str]:
     return {
         "layer": _plain(group.name),
         "times": str(len(group.layers)),
-        "unit": first.unit,
+        "unit": f"{first.unit} {first.mode}".strip(),
         "M K N": _shape(first.shape),
         "loops, tile": f"{first.order} {' '.join(map(str, first.tile))}" if first.tile else "",
         "cycles": si(group.total("cycles")),

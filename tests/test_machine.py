@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hwsim.system.machine import MACHINES, Machine, Operand, Task, bytes_of, format_bits, load_machine
 from hwsim.system.run import run
 from hwsim.system.simulate import memory_of
-from hwsim.workloads.graph import Builder
+from hwsim.workloads.graph import Builder, Gemm, Role
 from models.unit import InputError
 
 FILE = """\
@@ -253,3 +253,37 @@ def test_any_change_of_a_file_gives_a_machine_or_a_refusal(tmp_path, text):
         m = load_machine(written(tmp_path, text))
         assert isinstance(m, Machine)
         memory_of(m)
+
+
+MODES = "{ws: {dataflow: WS}, os: {dataflow: OS}, is: {dataflow: IS}}"
+
+
+def test_each_product_runs_in_the_mode_that_serves_it_best(tmp_path):
+    """As fast as on the best of three machines of one dataflow each."""
+    ops = {"wide": Gemm(M=2, K=64, N=96), "tall": Gemm(M=300, K=8, N=8), "deep": Gemm(M=8, K=900, N=8)}
+    builder = Builder("net")
+    for name, op in ops.items():
+        a = builder.tensor(f"{name}.a", (op.M, op.K))
+        w = builder.tensor(f"{name}.w", (op.K, op.N), Role.WEIGHT)
+        builder.add(name, op, (a, w), (op.M, op.N))
+    graph = builder.graph()
+
+    def cycles(own, kib=64):
+        text = FILE.replace("set: {rows: 4, cols: 4}", f"set: {{rows: 4, cols: 4}}\n    {own}")
+        text = (
+            text.replace("kib: 1}", f"kib: {kib}}}")
+            .replace("    - {match: 'a*', order: mnk, tile: [4, 4, 4]}\n", "")
+            .replace("  layers:\n", "")
+        )
+        result = run(graph, load_machine(written(tmp_path, text)))
+        return {layer.name: (layer.cycles, layer.mode) for layer in result.layers}
+
+    all_modes = cycles(f"modes: {MODES}")
+    alone = {mode: cycles(f"modes: {{{mode}: {{dataflow: {mode.upper()}}}}}") for mode in ("ws", "os", "is")}
+    for name in ops:
+        best = min(figures[name][0] for figures in alone.values())
+        assert all_modes[name][0] == best
+        assert alone[all_modes[name][1]][name][0] == best
+    assert len({mode for _, mode in all_modes.values()}) > 1
+    # where K has no room as a whole, the mode that takes no partial sums is out of the question
+    assert cycles(f"modes: {MODES}", kib=1)["deep"][1] != "os"

@@ -81,6 +81,8 @@ class Engine:
     array: Array
     count: int
     split: str
+    mode: str = ""
+    """of an engine with several; they are one engine, of which each has its own `Engine`"""
 
     @property
     def fold(self) -> Fold:
@@ -136,7 +138,20 @@ class Engine:
         return [(times, self._part(shape, size)) for times, size in cut]
 
 
+def modes_of(spec: EngineSpec) -> list[Engine]:
+    """The engine that a machine file describes, in each of its modes."""
+    return [
+        Engine(
+            name=spec.name,
+            array=Array(unit=spec.unit, params=made, convention=spec.convention, sigma=spec.sigma),
+            count=spec.count,
+            split=spec.split,
+            mode=mode,
+        )
+        for mode, made in spec.made_in.items()
+    ]
+
+
 def engine_of(spec: EngineSpec) -> Engine:
-    """The engine that a machine file describes."""
-    array = Array(unit=spec.unit, params=spec.made, convention=spec.convention, sigma=spec.sigma)
-    return Engine(name=spec.name, array=array, count=spec.count, split=spec.split)
+    """The engine in its first mode."""
+    return modes_of(spec)[0]

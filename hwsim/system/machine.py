@@ -71,6 +71,7 @@ def format_bits(text: str) -> Fraction:
 
 _Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 _Count = Annotated[int, Field(ge=1, le=1 << 20)]
+_Settings = Annotated[dict[str, Any], AfterValidator(settings)]
 _Cycles = Annotated[int, Field(ge=0, le=1 << 20)]
 _Width = Annotated[Any, AfterValidator(_width)]
 _Operand = Annotated[str, AfterValidator(lambda name: _member(Operand, name))]
@@ -98,12 +99,17 @@ class EngineSpec(BaseModel):
     `split` is the dimension that `count` engines share out among themselves, `tasks` what the engine is given.
     `convention` counts a systolic array's cycles as our RTL or as SCALE-Sim does. `sigma` is the spread of the normal
     integers with which an engine is timed whose cycles depend on its operands.
+
+    `modes` are parameters that the engine can be switched to from layer to layer, by name: `{ws: {dataflow: WS}, os:
+    {dataflow: OS}}` is an array with two dataflows. Every product is done in the mode that serves the objective best,
+    fused attention in the first one. Widths are the same in all modes.
     """
 
     model_config = STRICT
     name: Annotated[_Name, AfterValidator(_engine)]
     unit: Annotated[str, AfterValidator(engine_name)]
-    params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
+    params: _Settings = Field(alias="set", default={}, max_length=64)
+    modes: dict[_Name, _Settings] = Field(default={}, max_length=16)
     count: _Count = 1
     split: Literal["M", "N"] = "N"
     tasks: Annotated[tuple[_Task, ...], Field(min_length=1, max_length=3)] = tuple(task.value for task in Task)
@@ -111,17 +117,27 @@ class EngineSpec(BaseModel):
     sigma: Annotated[float, Field(ge=0, le=1e9)] = 30.0
 
     @cached_property
+    def made_in(self) -> dict[str, Any]:
+        """Mode -> the unit's params object; one mode without a name where none is given."""
+        modes = self.modes or {"": {}}
+        return {mode: unit(self.unit).params(**{**self.params, **own}) for mode, own in modes.items()}
+
+    @property
     def made(self) -> Any:
-        """The unit's params object."""
-        return unit(self.unit).params(**self.params)
+        """The params object of the first mode."""
+        return next(iter(self.made_in.values()))
 
     @model_validator(mode="after")
     def _can_be_made(self) -> Self:
-        timing = unit(self.unit).timing
-        if self.made is not None and self.convention != "rtl":
+        names = ("act_bits", "weight_bits", "acc_bits")
+        widths = {tuple(getattr(made, name, None) for name in names) for made in self.made_in.values()}
+        require(len(widths) == 1, f"{', '.join(names)} must be the same in all modes")
+        if self.convention != "rtl":
+            timing = unit(self.unit).timing
             rule = f"{self.unit} has no convention {self.convention!r}; SCALE-Sim counts systolic arrays only"
             require("convention" in inspect.signature(timing).parameters, rule)
-            timing(self.made, M=1, K=1, N=1, convention=self.convention)
+            for made in self.made_in.values():
+                timing(made, M=1, K=1, N=1, convention=self.convention)
         return self
 
 
@@ -137,7 +153,7 @@ class UnitSpec(BaseModel):
     """A transform or quantizer unit. Its sizes follow from the layer; `set` has the parameters that do not."""
 
     model_config = STRICT
-    params: Annotated[dict[str, Any], AfterValidator(settings)] = Field(alias="set", default={}, max_length=64)
+    params: _Settings = Field(alias="set", default={}, max_length=64)
     count: _Count = 1
 
 
@@ -203,10 +219,12 @@ class WidthSpec(BaseModel):
 
 
 class LayerSpec(BaseModel):
-    """Schedule of the layers whose name matches `match`: loop order and tile [M, K, N], searched for where none."""
+    """Schedule of the layers whose name matches `match`: the engine's mode, loop order and tile [M, K, N], searched for
+    where none is given. A tile without an order is taken with M outside and N inside."""
 
     model_config = STRICT
     match: Annotated[str, Field(min_length=1, max_length=256)]
+    mode: _Name | None = None
     order: Literal["mnk", "mkn", "nmk", "nkm", "kmn", "knm"] | None = None
     tile: Annotated[tuple[_Count, ...], Field(min_length=3, max_length=3)] | None = None
 

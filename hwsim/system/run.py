@@ -26,6 +26,8 @@ class LayerResult:
     """product, attention, vector, transform or quantize"""
     unit: str
     """that it runs on"""
+    mode: str
+    """of that, where it has several"""
     fused: tuple[str, ...]
     shape: tuple[int, int, int, int] | None
     """batch, M, K, N of a product"""
@@ -178,6 +180,7 @@ def _layer(built: Built, came: Run, cycles: int, machine: Machine) -> LayerResul
         name=planned.name,
         what=planned.what,
         unit=unit,
+        mode=planned.engine.mode if planned.engine is not None else "",
         fused=planned.fused,
         shape=(work.batch, work.M, work.K, work.N) if product else None,
         order=tiling.order if tiling else "",

@@ -10,7 +10,7 @@ from typing import Any
 
 from hwsim.evaluate import token_quantizer
 from hwsim.system import power
-from hwsim.system.engines import Engine
+from hwsim.system.engines import Engine, modes_of
 from hwsim.system.lower import Pass, Planned, Stream
 from hwsim.system.machine import LayerSpec, Machine, Operand, UnitSpec, bytes_of
 from hwsim.system.program import ACT, OUT, SCORES, WEIGHT, Loop, Move, Node, Stage, Step
@@ -19,7 +19,7 @@ from hwsim.system.simulate import VECTOR
 from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, vector_cycles
 from hwsim.transforms.maps import Hadamard
 from models.catalog import unit
-from models.unit import InputError, Unit, require
+from models.unit import InputError, Unit, nearest, require
 
 PIECES = 8
 """A stream is cut into so many pieces, so that its transfers and its work overlap"""
@@ -65,23 +65,46 @@ class Builder:
     def _product(self, planned: Planned, waits: tuple[int, ...]) -> Built:
         assert planned.engine is not None
         given = self._given(planned.name)
-        found = None
+        modes = self._modes(planned.engine.name, given)
         if given is not None and given.tile is not None:
-            tiling = self._given_tiling(planned.work, planned.engine, given)
+            found = None
+            engine, tiling = modes[0], self._given_tiling(planned.work, modes[0], given)
         else:
-            found = self._search(planned.work, planned.engine, given.order if given else None)
+            found, engine = self._best_mode(planned.work, modes, given.order if given else None)
             tiling = found.tiling
         stage = stage_of(
             planned.work,
             tiling,
-            planned.engine,
+            engine,
             self.machine,
             name=planned.name,
             waits=waits,
             weights_wait=planned.weights_wait,
         )
-        energy = power.product_energy_pj(planned.work, tiling, planned.engine, self.machine)
-        return Built(planned=planned, stage=stage, energy_pj=energy, tiling=tiling, found=found)
+        energy = power.product_energy_pj(planned.work, tiling, engine, self.machine)
+        return Built(planned=replace(planned, engine=engine), stage=stage, energy_pj=energy, tiling=tiling, found=found)
+
+    def _best_mode(self, product: Product, modes: list[Engine], order: str | None) -> tuple[Found, Engine]:
+        """Of those in which a tile fits; the last one's InputError where there is none."""
+        tried, refusal = [], None
+        for mode in modes:
+            try:
+                tried.append((self._search(product, mode, order), mode))
+            except InputError as error:
+                refusal = error
+        if not tried and refusal is not None:
+            raise refusal
+        return min(tried, key=lambda pair: pair[0].value)
+
+    def _modes(self, name: str, given: LayerSpec | None) -> list[Engine]:
+        """The engine in every mode, or in the one that is given for the layer."""
+        modes = next(modes_of(spec) for spec in self.machine.engines if spec.name == name)
+        if given is None or given.mode is None:
+            return modes
+        names = [mode.mode for mode in modes]
+        rule = f"engine {name} has no mode {given.mode!r}"
+        require(given.mode in names, f"{rule}; {nearest(given.mode, names) if any(names) else 'it has no modes'}")
+        return [mode for mode in modes if mode.mode == given.mode]
 
     def _given(self, name: str) -> LayerSpec | None:
         return next((layer for layer in self.machine.schedule.layers if fnmatchcase(name, layer.match)), None)

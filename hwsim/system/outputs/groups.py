@@ -93,7 +93,7 @@ def groups(result: Result) -> list[Group]:
     for layer in result.layers:
         pattern = NUMBER.sub("*", layer.name)
         fused = tuple(NUMBER.sub("*", name) for name in layer.fused)
-        key = (pattern, layer.what, layer.unit, layer.shape, layer.order, layer.tile, fused)
+        key = (pattern, layer.what, layer.unit, layer.mode, layer.shape, layer.order, layer.tile, fused)
         found.setdefault(key, []).append(layer)
     times = Counter(pattern for (pattern, *_), layers in found.items() if len(layers) > 1)
     peak = peaks(result)

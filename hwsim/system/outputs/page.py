@@ -164,7 +164,7 @@ def _table(rows: Sequence[Group]) -> str:
 
 def _row(group: Group) -> str:
     first = group.first
-    words = (_short(group.name), str(len(group.layers)), first.unit)
+    words = (_short(group.name), str(len(group.layers)), f"{first.unit} {first.mode}".strip())
     shape = first.shape or ("",) * 4
     tile = " ".join(map(str, first.tile)) if first.tile else ""
     use, intensity = group.utilization, group.intensity
