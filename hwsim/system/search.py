@@ -167,6 +167,7 @@ class Grid:
         self.full = [_along(axis, cut) for axis, cut in enumerate(self.cut)]
         self.count = [-(-size // full) for size, full in zip(sizes, self.full, strict=True)]
         self.rest = [s - (c - 1) * f for s, c, f in zip(sizes, self.count, self.full, strict=True)]
+        self.passed: dict[str, Moved] = {}
         self.fits = self._fits()
         if not self.fits.any():
             raise no_room(product, machine, self.tile(-1, -1, -1))
@@ -198,8 +199,14 @@ class Grid:
         bus = np.array([self.memory.bus_cycles(move) if move.bytes else 0 for move in moves], dtype=np.int64)
         return Moved(moved, bus.reshape(shape))
 
-    def once(self, make: Callable[[int, int], Move], axes: tuple[int, int]) -> Moved:
-        """One pass over all tiles of an operand: whole tiles and rests."""
+    def once(self, what: str) -> Moved:
+        """One pass over all tiles of `act`, `weight`, `out`, `sum` or `extra`: whole tiles and rests."""
+        if what not in self.passed:
+            axes = {"act": (0, 1), "weight": (1, 2)}.get(what, (0, 2))
+            self.passed[what] = self._once(getattr(self.product, f"{what}_move"), axes)
+        return self.passed[what]
+
+    def _once(self, make: Callable[[int, int], Move], axes: tuple[int, int]) -> Moved:
         total = Moved(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
         for ends in itertools.product((False, True), repeat=2):
             sizes, times = list(self.full), 1
@@ -219,15 +226,13 @@ class Grid:
         return np.where(several, self.count[free], 1)
 
     def reads(self, order: str) -> Moved:
-        p, outs = self.product, self.passes(order, 1)
-        once = self.once(p.act_move, (0, 1)) * self.passes(order, 2)
-        once += self.once(p.weight_move, (1, 2)) * self.passes(order, 0)
-        once += self.once(p.sum_move, (0, 2)) * (outs - 1)
-        return (once + self.once(p.extra_move, (0, 2))) * p.batch
+        once = self.once("act") * self.passes(order, 2) + self.once("weight") * self.passes(order, 0)
+        again = self.once("sum") * (self.passes(order, 1) - 1)
+        return (once + again + self.once("extra")) * self.product.batch
 
     def writes(self, order: str) -> Moved:
-        p, outs = self.product, self.passes(order, 1)
-        return (self.once(p.out_move, (0, 2)) + self.once(p.sum_move, (0, 2)) * (outs - 1)) * p.batch
+        again = self.once("sum") * (self.passes(order, 1) - 1)
+        return (self.once("out") + again) * self.product.batch
 
     def bytes(self, order: str) -> Ints:
         return self.reads(order).bytes + self.writes(order).bytes
@@ -244,12 +249,14 @@ class Grid:
         return good
 
     def compute(self, sizes: list[Ints]) -> Ints:
-        """Cycles of the engine for tiles of those sizes."""
-        m, k, n = np.broadcast_arrays(*sizes)
+        """Cycles of the engine for tiles of those sizes, 0 where they have no room."""
+        m, k, n = (np.broadcast_to(size, self.fits.shape)[self.fits] for size in sizes)
         cycles, words = self.engine.pace(m, k, n)
         for limit in port_cycles(self.machine, self.product, words):
             cycles = np.maximum(cycles, limit)
-        return cycles
+        found = np.zeros(self.fits.shape, dtype=np.int64)
+        found[self.fits] = cycles
+        return found
 
     @cached_property
     def all_compute(self) -> Ints:
