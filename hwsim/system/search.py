@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from hwsim.system import power
 from hwsim.system.engines import Engine, Shape
 from hwsim.system.machine import ORDERS, Machine
 from hwsim.system.program import ACT, EXTRA, OUT, WEIGHT, Move, Repeat, Stage
-from hwsim.system.simulate import PAD_OF, memory_of, simulate
+from hwsim.system.simulate import PAD_OF, TooLong, memory_of, simulate
 from hwsim.system.tiling import Product, Tiling, buffer_bytes, nest, port_cycles, traffic
 from models.catalog import unit
 from models.unit import InputError
@@ -80,14 +81,14 @@ def search(product: Product, engine: Engine, machine: Machine, objective: str, g
     orders = [given] if given else list(ORDERS)
     legal = np.stack([grid.fits & grid.distinct(order) if given is None else grid.fits for order in orders])
     bound = np.where(legal, np.stack([bounds(order) for order in orders]), np.inf).ravel()
-    best, value, evaluated = None, float("inf"), 0
+    best, value, evaluated = None, inf, 0
     moved = np.stack([np.broadcast_to(grid.bytes(order), legal.shape[1:]) for order in orders]).ravel()
     for at in np.lexsort((moved, bound)):  # of equal bounds the least traffic first
         if bound[at] >= value:
             break
         number, m, k, n = np.unravel_index(at, legal.shape)
         tiling = Tiling(order=orders[number], tile=grid.tile(m, k, n))
-        found = exact(tiling)
+        found = exact(tiling, value)
         evaluated += 1
         if found < value:
             best, value = tiling, found
@@ -95,24 +96,28 @@ def search(product: Product, engine: Engine, machine: Machine, objective: str, g
     return Found(tiling=best, value=value, legal=int(legal.sum()), evaluated=evaluated)
 
 
-def _objective(grid: Grid, objective: str) -> tuple[Callable[[str], NDArray[Any]], Callable[[Tiling], float]]:
-    """A lower bound of every tile in one loop order, and the figure itself of one tiling."""
+def _objective(grid: Grid, objective: str) -> tuple[Callable[[str], NDArray[Any]], Callable[[Tiling, float], float]]:
+    """A lower bound of every tile in one loop order; and the figure itself of one tiling, or infinity where it is not
+    below the second argument."""
     product, engine, machine = grid.product, grid.engine, grid.machine
     if objective == "traffic" or unit(engine.array.unit).timed_by_operands:
-        return grid.bytes, lambda tiling: traffic(nest(product, tiling, engine, machine)).bytes
+        return grid.bytes, lambda tiling, _: traffic(nest(product, tiling, engine, machine)).bytes
     if objective == "energy":
         rate = power.dram_pj_per_byte(machine)
         return (
             lambda order: grid.bytes(order) * rate,
-            lambda tiling: sum(power.product_energy_pj(product, tiling, engine, machine).values()),
+            lambda tiling, _: sum(power.product_energy_pj(product, tiling, engine, machine).values()),
         )
-    return grid.least_cycles, lambda tiling: alone(product, tiling, engine, machine)
+    return grid.least_cycles, lambda tiling, limit: alone(product, tiling, engine, machine, limit)
 
 
-def alone(product: Product, tiling: Tiling, engine: Engine, machine: Machine) -> int:
-    """Cycles of the product on an idle machine."""
+def alone(product: Product, tiling: Tiling, engine: Engine, machine: Machine, limit: float = inf) -> float:
+    """Cycles of the product on an idle machine; infinity where they turn out to be more than `limit`."""
     stage = stage_of(product, tiling, engine, machine, name="", waits=(), weights_wait=False)
-    return simulate([Repeat(1, (stage,), ("",))], machine).total_cycles
+    try:
+        return simulate([Repeat(1, (stage,), ("",))], machine, limit=limit).total_cycles
+    except TooLong:
+        return inf
 
 
 def stage_of(

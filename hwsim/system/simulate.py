@@ -14,6 +14,7 @@ is taken. tests/test_system_simulate.py holds runs with and without this against
 from __future__ import annotations
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
@@ -56,8 +57,10 @@ class Memory:
         """That a transfer holds the bus."""
         each = -(-move.bytes // move.runs)
         rows = move.runs * -(-each // self.row_bytes) if self.row_bytes else move.runs
-        carried = 0 if self.bytes_per_cycle is None else -(-move.bytes // self.bytes_per_cycle)
-        return int(carried) + rows * self.row_miss
+        rate = self.bytes_per_cycle
+        # in integers: this is asked for every transfer
+        carried = 0 if rate is None else -(-move.bytes * rate.denominator // rate.numerator)
+        return carried + rows * self.row_miss
 
 
 def memory_of(machine: Machine) -> Memory:
@@ -116,15 +119,26 @@ class Simulated:
     """those that were really gone through"""
 
 
+class TooLong(Exception):
+    """A simulation has passed the limit that was set."""
+
+
 def simulate(
-    program: list[Repeat], machine: Machine, *, skip: bool = True, record: bool = False, progress: Any = None
+    program: list[Repeat],
+    machine: Machine,
+    *,
+    skip: bool = True,
+    record: bool = False,
+    progress: Any = None,
+    limit: float = math.inf,
 ) -> Simulated:
-    """Run the program from an idle machine to its last result.
+    """Run the program from an idle machine to its last result. TooLong as soon as it is sure to take more cycles than
+    `limit`.
 
     `skip` False goes through every round of every loop, to the same result. `record` keeps a slice of everything, which
     needs every round too. `progress(stages)` is called with the number of stages that have begun.
     """
-    return _Simulation(machine, skip=skip and not record, record=record, progress=progress).run(program)
+    return _Simulation(machine, skip=skip and not record, record=record, progress=progress, limit=limit).run(program)
 
 
 class _Item:
@@ -193,11 +207,12 @@ class _StageRun:
 
 
 class _Simulation:
-    def __init__(self, machine: Machine, *, skip: bool, record: bool, progress: Any) -> None:
+    def __init__(self, machine: Machine, *, skip: bool, record: bool, progress: Any, limit: float) -> None:
         self.env = simpy.Environment()
         self.machine = machine
         self.memory = memory_of(machine)
         self.skip = skip
+        self.limit = limit
         self.slices: list[Slice] | None = [] if record else None
         self.progress = progress or (lambda _: None)
         self.channels = simpy.Resource(self.env, capacity=self.memory.channels)
@@ -333,6 +348,8 @@ class _Simulation:
     def _issue(self, at: _StageRun, step: Step) -> Process:
         """Room for what the step needs, in program order, and the transfers that bring it."""
         self.step_number += 1
+        if self.env.now + self.offset > self.limit:
+            raise TooLong
         for move in step.loads:
             self._replace(at, move.buffer)
             if move.buffer != WEIGHT or at.stage.weights_wait:
