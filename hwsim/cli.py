@@ -18,7 +18,7 @@ from typing import Annotated, Any
 import typer
 
 from hwsim import cli_pim, cli_run
-from hwsim.terminal import Json, counting, plain, print_json, table
+from hwsim.terminal import Json, counting, plain, print_json, printable, table
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Kind, Unit, fields_of, nearest, require
 
@@ -88,7 +88,7 @@ def _end(message: str, status: int) -> None:
         # what is left cannot be written, and the interpreter would try again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     with contextlib.suppress(OSError):
-        print("hwsim: " + " ".join(message.split()), file=sys.stderr)
+        print("hwsim: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(status)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, print_json, table
+from hwsim.terminal import Json, print_json, require_targets, table, target
 from models.unit import require
+
+if TYPE_CHECKING:
+    from hwsim.pim.schedule import Slice
 
 MOST_SEEDS = 100
 
@@ -25,16 +28,22 @@ def pim(
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="draws of the lengths: 0, 1, ...")] = 3,
     every: Annotated[bool, typer.Option("--all", help="each of NeuPIMs' parts by itself as well")] = False,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="NeuPIMs' first draw for Perfetto, one cycle a microsecond")
+        str | None, typer.Option(metavar="FILE", help="NeuPIMs' first draw for Perfetto, one cycle a microsecond")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Decode on a GPU's roofline, an NPU, an NPU with PIM, and NeuPIMs: throughput beside the paper's ratios."""
+    from hwsim.files import write_atomic
     from hwsim.pim import COMPARED, SYSTEMS, compare
 
+    path = target("--trace", trace)
+    if path is not None:
+        require_targets({"--trace": path}, {})
+    # before the comparison, which takes longer: a trace may be refused for its length
+    slices = () if path is None else _slices(model, batch, data)
     rows = compare(model, batch, data, seeds=range(seeds), systems=tuple(SYSTEMS) if every else COMPARED)
-    if trace is not None:
-        _trace(model, batch, data, trace)
+    if path is not None:
+        write_atomic(path, _trace(slices, {"model": model, "batch": batch, "data": data}))
     if as_json:
         print_json(rows)
         return
@@ -50,19 +59,25 @@ def _row(row: dict[str, Any]) -> list[str]:
     return [row["system"], rate, *shares, over, f"{row['paper']:g}" if row["paper"] else ""]
 
 
-def _trace(model: str, batch: int, data: str, path: Path) -> None:
-    """One iteration's slices."""
-    from hwsim.files import write_atomic
+def _slices(model: str, batch: int, data: str) -> tuple[Slice, ...]:
+    """Those of one iteration of NeuPIMs."""
     from hwsim.pim import throughput
     from hwsim.pim.requests import dataset, sample
-    from hwsim.system.outputs.trace import MAX_SLICES, Bar, lanes, to_json
+    from hwsim.system.outputs.trace import MAX_SLICES
 
     slices = throughput("neupims", model, sample(dataset(data), batch, 0)).slices
     require(
         len(slices) <= MAX_SLICES, f"a trace of {len(slices):,} slices; {MAX_SLICES:,} at most; take a smaller batch"
     )
-    threads = []
+    return slices
+
+
+def _trace(slices: Sequence[Slice], about: dict[str, Any]) -> str:
+    """The slices as JSON."""
+    from hwsim.system.outputs.trace import Bar, Thread, lanes, to_json
+
+    threads = list[Thread]()
     for track in dict.fromkeys(each.track for each in slices):
         bars = [Bar(name=s.name, begin=s.start, end=s.end) for s in slices if s.track == track]
         threads += lanes("neupims", track, bars)
-    write_atomic(path, to_json(threads, {"model": model, "batch": batch, "data": data}))
+    return to_json(threads, about)

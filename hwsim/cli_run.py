@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, counting, print_json, table, width
-from models.unit import nearest, require
+from hwsim.terminal import Json, counting, print_json, printable, require_targets, table, target, width
+from models.unit import InputError, require
 
 if TYPE_CHECKING:
     from hwsim.system.check import Checked
@@ -28,7 +28,6 @@ Network = Annotated[
 MachineName = Annotated[
     str, typer.Argument(metavar="MACHINE", help="a name of `hwsim machines`, a .yaml file, a SCALE-Sim .cfg")
 ]
-File = Annotated[Path | None, typer.Option(metavar="FILE")]
 
 
 def register(app: typer.Typer) -> None:
@@ -99,12 +98,12 @@ def run(
         bool, typer.Option("--allow-external", help="read an .onnx file's data beside it, in its own folder")
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="write layers.csv and SCALE-Sim's three reports there")
+        str | None, typer.Option(metavar="FOLDER", help="write layers.csv and SCALE-Sim's three reports there")
     ] = None,
     trace: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="write every transfer and step for Perfetto, as JSON")
+        str | None, typer.Option(metavar="FILE", help="write every transfer and step for Perfetto, as JSON")
     ] = None,
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="write a page: roofline, layers, energy")] = None,
+    html: Annotated[str | None, typer.Option(metavar="FILE", help="write a page: roofline, layers, energy")] = None,
     layers: Annotated[bool, typer.Option("--layers/--no-layers", help="print the table of layers")] = True,
     check: Annotated[
         bool, typer.Option("--check", help="execute tiles in the schedule's order; exit code 1 where values differ")
@@ -130,12 +129,15 @@ def run(
         allow_external=allow_external,
     )
     made = load_machine(machine)
-    _require_targets(csv, trace, html)
+    folder, trace_file, page = target("--csv", csv), target("--trace", trace), target("--html", html)
+    _require_outputs(folder, trace_file, page)
     with counting("loading") as progress:
         result = simulate(graph, made, progress=_telling(progress))
         at_once = None if layer else new_tokens(graph)
-        written = _write(result, at_once, csv, trace, html, progress)
+        _require_short(result, trace_file)
+        # before any file: a refused check leaves none
         rows = _check(result, graph, network, allow_external, seed or 0, _telling(progress)) if check else None
+        written = _write(result, at_once, folder, trace_file, page, progress)
     if as_json:
         print_json(_answer(result, at_once, written, rows))
     else:
@@ -156,27 +158,35 @@ def _require_options(network: str, skip: bool, external: bool, check: bool, seed
     require(check or seed is None, "--seed belongs to --check; give that too")
 
 
-def _require_targets(csv: Path | None, trace: Path | None, html: Path | None) -> None:
+def _require_outputs(csv: Path | None, trace: Path | None, html: Path | None) -> None:
     """Before the time that a run takes."""
-    from hwsim.files import require_writable
     from hwsim.page import require_renderer
 
     if html:
         require_renderer()
+    require_targets(_targets(csv, trace, html), {"--csv": csv} if csv else {})
+
+
+def _require_short(result: Result, trace: Path | None) -> None:
+    """Before the time that --check takes."""
+    if trace:
+        from hwsim.system.outputs.trace import require_short
+
+        require_short(result)
+
+
+def _targets(csv: Path | None, trace: Path | None, html: Path | None) -> dict[str, Path]:
+    """What writes a file -> its path."""
+    from hwsim.system.outputs.tables import CSV_NAMES
+
     files = {name: path for name, path in (("--trace", trace), ("--html", html)) if path is not None}
-    for name, path in files.items():
-        require(not path.is_dir(), f"{name} {path}: is a folder; name a file")
-    require(len(set(files.values())) == len(files), f"--trace and --html: {trace} cannot be both; name two files")
-    if csv:
-        require(not csv.exists() or csv.is_dir(), f"--csv {csv}: is no folder; name one")
-        require_writable(csv, "give another folder to --csv")
-    for name, path in files.items():
-        require_writable(path.parent, f"give another path to {name}")
+    return files | ({f"--csv's {name}": csv / name for name in CSV_NAMES} if csv else {})
 
 
 def _graph(network: str, pattern: str | None, **options: Any) -> Graph:
     from hwsim.workloads import load_workload
 
+    require(bool(network), "no network '': a file, or a name of `hwsim networks`")
     graph = load_workload(network, **options)
     return graph if pattern is None else _matching(graph, pattern)
 
@@ -187,10 +197,24 @@ def _matching(graph: Graph, pattern: str) -> Graph:
     from fnmatch import fnmatchcase
 
     kept = tuple(layer for layer in graph.layers if fnmatchcase(layer.name, pattern))
-    close = nearest(pattern[:64], [layer.name for layer in graph.layers[:50]])
-    require(bool(kept), f"--layer {pattern!r} is the name of no layer of {graph.name}; {close}")
+    if not kept:
+        hint = _few(pattern, [layer.name for layer in graph.layers])
+        raise InputError(f"--layer {pattern!r} is the name of no layer of {graph.name}; {hint}")
     note = f"only the layers {pattern}: {len(kept)} of {len(graph.layers)}"
     return replace(graph, layers=kept, notes=(*graph.notes, note))
+
+
+MOST_COMPARED = 2_000
+"""layers whose names are compared with one that is not found"""
+
+
+def _few(pattern: str, names: Sequence[str]) -> str:
+    """The name closest to the pattern, or where none is close, a few."""
+    from difflib import get_close_matches
+
+    distinct = list(dict.fromkeys(name[:64] for name in names))
+    close = get_close_matches(pattern[:64].strip("*"), distinct[:MOST_COMPARED], n=1)
+    return f"did you mean {close[0]!r}?" if close else f"it has {', '.join(map(repr, distinct[:3]))} and others"
 
 
 def _write(
@@ -198,7 +222,7 @@ def _write(
 ) -> list[Path]:
     """The files that were asked for; returns their paths."""
     written: list[Path] = []
-    if trace:  # the first: it may be refused for its length, and then nothing is written
+    if trace:
         from hwsim.system.outputs.trace import write_trace
 
         count = len(result.layers)
@@ -257,13 +281,15 @@ def _print(result: Result, tokens: int | None, layers: bool, rows: list[Checked]
 
     total = total_rows(totals(result, tokens))
     table(
-        f"{_plain(result.network)} on {result.machine.name}", ["figure", "value"], [[*row] for row in total if row[1]]
+        printable(f"{result.network} on {result.machine.name}"),
+        ["figure", "value"],
+        [[*row] for row in total if row[1]],
     )
     if layers:
         _print_layers([_layer_row(group) for group in groups(result)])
     if rows is not None:
         _print_check(rows)
-    print(*map(_plain, result.notes), sep="\n", end="\n" if result.notes else "")
+    print(*map(printable, result.notes), sep="\n", end="\n" if result.notes else "")
 
 
 def _print_layers(rows: list[dict[str, str]]) -> None:
@@ -285,7 +311,7 @@ def _layer_row(group: Group) -> dict[str, str]:
 
     first, use = group.first, group.utilization
     return {
-        "layer": _plain(group.name),
+        "layer": printable(group.name),
         "times": str(len(group.layers)),
         "unit": f"{first.unit} {first.mode}".strip(),
         "M K N": _shape(first.shape),
@@ -308,11 +334,6 @@ def _shape(shape: tuple[int, int, int, int] | None) -> str:
     return (f"{batch} x " if batch > 1 else "") + " ".join(map(str, sizes))
 
 
-def _plain(text: str) -> str:
-    """A name or note from a file: characters that would move a terminal's cursor are question marks."""
-    return "".join(character if character.isprintable() else "?" for character in text)
-
-
 NARROW_CHECK = ("layer", "alike", "M K N", "tiles", "verdict")
 """of the check's columns, on shorter lines"""
 
@@ -327,18 +348,18 @@ def _print_check(rows: Sequence[Checked]) -> None:
     title = "tiles in the schedule's order against the untiled product, bit for bit"
     table(title, columns, [[row[column] for column in columns] for row in shown])
     equal = sum(row.equal for row in rows)
-    print(f"{equal} of {len(rows)} distinct products equal", *notes, sep="; ")
+    print(f"{equal} of {len(rows)} distinct products equal", *map(printable, notes), sep="; ")
 
 
 def _check_row(row: Checked) -> dict[str, str]:
     return {
-        "layer": _plain(row.layer),
+        "layer": printable(row.layer),
         "alike": str(row.alike),
         "engine": row.engine,
         "M K N": _shape(row.shape),
         "loops, tile": f"{row.order} {' '.join(map(str, row.tile))}",
         "tiles": f"{row.tiles:,}",
         "outputs": f"{row.outputs:,}",
-        "verdict": "equal" if row.equal else _plain(row.difference),
+        "verdict": "equal" if row.equal else printable(row.difference),
         "weights": "real" if row.real_weights else "random",
     }

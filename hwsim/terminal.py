@@ -1,15 +1,20 @@
-"""What the commands print with: tables, JSON, and a bar that counts."""
+"""What the commands have in common: tables, JSON, a bar that counts, and the paths of files that they write."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from models.unit import require
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
 
@@ -24,6 +29,11 @@ def plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     return value.item() if hasattr(value, "item") else str(value)
+
+
+def printable(text: str) -> str:
+    """A name or message with words from a file: characters that would move a terminal's cursor are question marks."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
@@ -56,4 +66,43 @@ def counting(what: str = "synthesising") -> Iterator[Any]:
 
     with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total, label: bar.update(task, completed=done, total=total, description=escape(label))
+        yield lambda done, total, label: bar.update(
+            task, completed=done, total=total, description=escape(printable(label))
+        )
+
+
+def target(option: str, text: str | None) -> Path | None:
+    """The path given to that option. InputError for an empty one, which a `Path` would take for the present folder."""
+    require(text is None or bool(text.strip()), f"{option} {text!r}: is no path; name one, or leave {option} out")
+    return None if text is None else Path(text)
+
+
+def require_targets(files: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
+    """InputError unless every file (what writes it -> its path) can be written, none in the place of another or of its
+    folder, and files can be made in every folder. Nothing is left behind, nor any folder made."""
+    for name, path in files.items():
+        require(not path.is_dir(), f"{name} {path}: is a folder; name a file")
+        require(not path.is_symlink(), f"{name} {path}: is a link; name the file itself")
+        require(not path.exists() or path.is_file(), f"{name} {path}: is a device; name a file")
+    for name, path in folders.items():
+        require(not path.exists() or path.is_dir(), f"{name} {path}: is no folder; name one")
+        _require_room(path, f"give another folder to {name}")
+    for name, path in files.items():
+        _require_room(path.parent, f"give another path to {name}")
+    _require_apart(files, folders)
+
+
+def _require_apart(files: Mapping[str, Path], folders: Mapping[str, Path]) -> None:
+    """Links are followed: two names of one folder do not make two files of one."""
+    real = [(name, path, Path(os.path.realpath(path))) for name, path in (*files.items(), *folders.items())]
+    for (one, path, a), (other, _, b) in itertools.permutations(real, 2):
+        if one in files:
+            require(a != b, f"{one} and {other}: {path} cannot be both; name two files")
+            require(a not in b.parents, f"{one} and {other}: {path} cannot be a file and a folder; name another file")
+
+
+def _require_room(folder: Path, remedy: str) -> None:
+    """Files can be made in the folder, or in the nearest one above it that exists: the folder is not made here."""
+    from hwsim.files import require_writable
+
+    require_writable(next(path for path in (folder, *folder.absolute().parents) if path.exists()), remedy)

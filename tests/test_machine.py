@@ -76,7 +76,7 @@ def test_bits_of_a_format_with_its_groups_scales(text, bits):
     assert format_bits(text) == bits
 
 
-@pytest.mark.parametrize("rate", ["0.1", "3.3", "0.0000000001", "819.2"])
+@pytest.mark.parametrize("rate", ["0.1", "3.3", "0.000001", "819.2"])
 def test_the_bandwidth_is_the_number_that_stands_in_the_file(tmp_path, rate):
     m = load_machine(written(tmp_path, FILE.replace("bytes_per_cycle: 4", f"bytes_per_cycle: {rate}")))
     assert memory_of(m).bytes_per_cycle == Fraction(rate)
@@ -287,3 +287,12 @@ def test_each_product_runs_in_the_mode_that_serves_it_best(tmp_path):
     assert len({mode for _, mode in all_modes.values()}) > 1
     # where K has no room as a whole, the mode that takes no partial sums is out of the question
     assert cycles(f"modes: {MODES}", kib=1)["deep"][1] != "os"
+
+
+def test_a_schedule_for_no_layer_is_told(tmp_path):
+    b = Builder("small")
+    b.linear("fc", b.tensor("x", (8, 8)), 8)
+    told = [note for note in run(b.graph(), load_machine(written(tmp_path, FILE))).notes if "schedule" in note]
+    assert told == ["schedule: no product here matches 'a*'"]
+    used = FILE.replace("match: 'a*'", "match: 'f*'")
+    assert not any("schedule" in note for note in run(b.graph(), load_machine(written(tmp_path, used))).notes)

@@ -553,16 +553,33 @@ def test_the_command_shows_what_compare_computes(command, tmp_path):
     assert len([line for line in out.out.splitlines() if "%" in line]) == 1 + len(SYSTEMS)
 
 
+def test_a_trace_that_is_too_long_is_refused_before_the_comparison(command, monkeypatch, tmp_path):
+    monkeypatch.setattr("hwsim.system.outputs.trace.MAX_SLICES", 10)
+    monkeypatch.setattr("hwsim.pim.compare", lambda *_, **__: pytest.fail("compared"))
+    status, out = command("gpt3-7b", "--batch", "4", "--trace", str(tmp_path / "t.json"))
+    assert (status, "10 at most; take a smaller batch" in out.err) == (2, True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     "words, message",
     [
         (["gpt3-70b"], "did you mean 'gpt3-7b'"),
         (["gpt3-7b", "--data", "wiki"], "alpaca, sharegpt"),
         (["gpt3-7b", "--batch", "0"], "or equal to 1"),
+        (["gpt3-7b", "--trace", ""], "--trace '': is no path"),
+        (["gpt3-7b", "--trace", "/proc/none/t.json"], "give another path to --trace"),
+        (["gpt3-7b", "--trace", "/proc"], "--trace /proc: is a folder; name a file"),
+        (["gpt3-70b", "--trace", "t.json"], "did you mean 'gpt3-7b'"),
     ],
 )
-def test_the_command_refuses(command, words, message):
+def test_the_command_refuses(command, monkeypatch, tmp_path, words, message):
+    """Before anything is computed where it is the trace that cannot be written."""
+    monkeypatch.chdir(tmp_path)
+    if "/proc" in message or "path" in message:
+        monkeypatch.setattr("hwsim.pim.compare", lambda *_, **__: pytest.fail("compared"))
     status, out = command(*words)
+    assert not list(tmp_path.iterdir())
     assert status == 2
     assert message in out.err
     assert "Traceback" not in out.err

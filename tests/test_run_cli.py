@@ -1,6 +1,7 @@
 """The commands on whole networks: what they print and write, and mistakes in one line with exit code 2."""
 
 import csv
+import inspect
 import json
 import sys
 from dataclasses import replace
@@ -8,10 +9,13 @@ from dataclasses import replace
 import pytest
 
 import hwsim.system.check
+import hwsim.system.outputs.trace
 from hwsim.cli import main
 from hwsim.system.machine import MACHINES
 from hwsim.system.outputs.tables import LAYER_COLUMNS
+from hwsim.system.run import LayerResult
 from hwsim.workloads.zoo import ZOO
+from models.unit import InputError
 
 TOPOLOGY = "Layer, M, N, K,\nfirst,20,30,40,\nsecond,20,16,30,\n"
 CONFIG = """[general]
@@ -196,7 +200,20 @@ MISTAKES = [
     ((*RUN, "--layer", "frist"), "--layer 'frist' is the name of no layer of two; did you mean 'first'?"),
     ((*RUN, "--html", "in"), "--html in: is a folder; name a file"),
     ((*RUN, "--trace", "in"), "--trace in: is a folder; name a file"),
+    (("run", "in/two.csv", ""), "no machine ''"),
+    (("run", "", "demo-16"), "no network ''"),
+    ((*RUN, "--csv", ""), "--csv '': is no path; name one, or leave --csv out"),
+    ((*RUN, "--html", ""), "--html '': is no path"),
+    ((*RUN, "--trace", " "), "--trace ' ': is no path"),
     ((*RUN, "--html", "x", "--trace", "x"), "x cannot be both; name two files"),
+    ((*RUN, "--html", "x/../in/y", "--trace", "in/y"), "cannot be both; name two files"),
+    ((*RUN, "--csv", "out", "--html", "out/layers.csv"), "cannot be both; name two files"),
+    ((*RUN, "--csv", "out", "--trace", "./out/COMPUTE_REPORT.csv"), "cannot be both; name two files"),
+    ((*RUN, "--csv", "out", "--html", "out"), "--html and --csv's layers.csv: out cannot be a file and a folder"),
+    ((*RUN, "--csv", "out/in", "--html", "out"), "--html and --csv's layers.csv: out cannot be a file and a folder"),
+    ((*RUN, "--html", "/dev/null"), "--html /dev/null: is a device; name a file"),
+    ((*RUN, "--layer", "\x1b[2J*"), "--layer '\\x1b[2J*' is the name of no layer"),
+    (("run", "\x1b[2J.csv", "demo-16"), "?[2J.csv"),
     ((*RUN, "--csv", "in/two.csv"), "--csv in/two.csv: is no folder; name one"),
     ((*RUN, "--csv", "/proc/none"), "give another folder to --csv"),
     ((*RUN, "--html", "/proc/none/x"), "give another path to --html"),
@@ -211,8 +228,74 @@ def test_a_mistake_is_one_line_and_exit_code_2(program, tmp_path, argv, message)
     assert status == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
+    assert "\x1b" not in err
     assert not out
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+ALL = ("--csv", "out/c", "--html", "out/p.html", "--trace", "out/t.json")
+
+
+def test_a_refused_check_leaves_nothing_behind(program, monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise InputError("layer first: refused")
+
+    monkeypatch.setattr(hwsim.system.check, "check", refuse)
+    assert program(*RUN, "--check", *ALL) == (2, "", "hwsim: layer first: refused\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_a_refused_trace_leaves_nothing_behind_and_is_refused_before_the_check(program, monkeypatch, tmp_path):
+    monkeypatch.setattr(hwsim.system.outputs.trace, "MAX_SLICES", 10)
+    monkeypatch.setattr(hwsim.system.check, "check", lambda *_, **__: pytest.fail("checked"))
+    status, out, err = program(*RUN, "--check", *ALL)
+    assert (status, out) == (2, "")
+    assert "10 at most; trace some layers with --layer GLOB" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_links_are_followed_to_tell_outputs_apart(program, tmp_path):
+    (tmp_path / "in" / "same").symlink_to(tmp_path / "in")
+    assert "cannot be both" in program(*RUN, "--html", "in/x", "--trace", "in/same/x")[2]
+    (tmp_path / "in" / "file").symlink_to(tmp_path / "in" / "two.csv")
+    assert "--html in/file: is a link; name the file itself" in program(*RUN, "--html", "in/file")[2]
+    assert (tmp_path / "in" / "two.csv").read_text() == TOPOLOGY
+
+
+def test_outputs_with_names_of_their_own_are_no_mistake(program, tmp_path):
+    status, _, err = program(*RUN, "--check", "--csv", "out", "--html", "out/p.html", "--trace", "out/more/t.json")
+    assert (status, err) == (0, "")
+    assert (tmp_path / "out" / "more" / "t.json").is_file()
+
+
+def test_a_glob_that_matches_nothing_names_a_few_layers(program):
+    status, _, err = program("run", "llama-2-7b", "demo-16", "--layer", "zzz*")
+    assert status == 2
+    assert 1 <= err.count("model.") <= 3
+    assert len(err) < 250
+    assert "did you mean 'first'?" in program(*RUN, "--layer", "frist*")[2]
+
+
+def test_words_of_an_onnx_file_cannot_steer_the_terminal(program, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    node = onnx.helper.make_node("Relu", ["\x1b[2Jabsent"], ["y"], name="\x1b]0;n\x07")
+    out = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    model = onnx.helper.make_model(onnx.helper.make_graph([node], "g", [value], [out]))
+    (tmp_path / "in" / "n.onnx").write_bytes(model.SerializeToString())
+    status, _, err = program("run", "in/n.onnx", "demo-16")
+    assert status == 2
+    assert "in/n.onnx" in err
+    assert err.strip().isprintable()
+
+
+@pytest.mark.parametrize("figure", ["cycles", "compute_cycles", "stall_cycles", "bound_cycles", "bound"])
+def test_columns_say_what_the_docstrings_say(figure):
+    """Word for word but for marks of code and names of columns; a column may say more after that."""
+    source = inspect.getsource(LayerResult)
+    told = source.partition(f"    {figure}: ")[2].split('"""')[1]
+    column, told = (" ".join(text.replace("`", "").split()) for text in (LAYER_COLUMNS[figure], told))
+    assert column.replace("begin_cycle", "begin").replace("end_cycle", "end").startswith(told)
 
 
 def test_a_missing_extra_is_named_with_its_remedy(program, monkeypatch, tmp_path):

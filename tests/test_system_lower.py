@@ -390,7 +390,7 @@ def conv_graph(op):
 
 
 def touched_pixels(op):
-    """Values of the image that the convolution reads, in one group, padding left out."""
+    """Values of the image's rows that the convolution touches, in one group, padding left out."""
     lines = {
         y * op.stride[0] - op.padding[0] + dy * op.dilation[0]
         for y, dy in itertools.product(range(op.output[0]), range(op.kernel[0]))
@@ -405,6 +405,8 @@ CONVS = [
     Conv(batch=1, in_channels=3, out_channels=4, height=11, width=11, kernel=(3, 3), stride=(2, 2)),
     Conv(batch=1, in_channels=3, out_channels=4, height=9, width=9, kernel=(2, 2), dilation=(2, 2)),
     Conv(batch=2, in_channels=3, out_channels=4, height=6, width=6, kernel=(3, 3), padding=(1, 1, 1, 1)),
+    Conv(batch=1, in_channels=4, out_channels=8, height=9, width=9, kernel=(1, 1), stride=(2, 2)),
+    Conv(batch=2, in_channels=3, out_channels=4, height=11, width=8, kernel=(2, 2), stride=(3, 3)),
 ]
 
 

@@ -151,8 +151,8 @@ def test_orders_that_differ_in_loops_of_one_round_are_one():
 
 
 def places(grid):
-    for place in zip(*np.nonzero(grid.fits), strict=True):
-        yield place, grid.tile(*place)
+    for place in range(grid.size):
+        yield place, grid.tile(place)
 
 
 @pytest.mark.parametrize("seeds", [range(0, 15), range(15, 30)])
@@ -162,7 +162,7 @@ def test_no_tiling_takes_less_than_its_bound(seeds):
         m, work = drawn(seed, macs=3000)
         grid = Grid(work, engine(m), m)
         for order in ORDERS:
-            bound = np.broadcast_to(grid.least_cycles(order), grid.fits.shape)
+            bound = np.broadcast_to(grid.least_cycles(order), grid.size)
             for place, tile in places(grid):
                 cycles = alone(work, Tiling(order=order, tile=tile), engine(m), m)
                 assert bound[place] <= cycles, (seed, order, tile)
@@ -176,10 +176,10 @@ def test_bytes_and_cycles_in_closed_form_are_those_of_nest_and_walk(seeds):
         m, work = drawn(seed)
         grid = Grid(work, engine(m), m)
         for order in ORDERS:
-            moved = np.broadcast_to(grid.bytes(order), grid.fits.shape)
-            reads = np.broadcast_to(grid.reads(order).bus, grid.fits.shape)
-            compute = np.broadcast_to(grid.all_compute, grid.fits.shape)
-            for place, tile in random.Random(seed).sample([*places(grid)], min(6, int(grid.fits.sum()))):
+            moved = np.broadcast_to(grid.bytes(order), grid.size)
+            reads = np.broadcast_to(grid.reads(order).bus, grid.size)
+            compute = np.broadcast_to(grid.all_compute, grid.size)
+            for place, tile in random.Random(seed).sample([*places(grid)], min(6, grid.size)):
                 tiling = Tiling(order=order, tile=tile)
                 needed = traffic(nest(work, tiling, engine(m), m))
                 assert moved[place] == needed.bytes == sum(required_bytes(work, tiling)), (seed, tiling)
@@ -201,8 +201,10 @@ def test_every_legal_tile_and_no_other_has_room():
     for seed in range(60):
         m, work = drawn(seed)
         grid = Grid(work, engine(m), m)
-        for place in itertools.product(*(range(len(cut)) for cut in grid.cut)):
-            assert grid.fits[place] == has_room(work, m, grid.tile(*place)), seed
+        sizes = zip((work.M, work.K, work.N), grains(work, engine(m)), strict=True)
+        cut = [lengths(size, piece) for size, piece in sizes]
+        fitting = [tile for tile in itertools.product(*cut) if has_room(work, m, tile)]
+        assert [tile for _, tile in places(grid)] == fitting, seed
 
 
 def test_pace_of_many_shapes_is_the_work_of_each():

@@ -227,6 +227,7 @@ def test_energy_of_a_tiny_product_recomputed_by_hand():
     inner, outer = 10 / 64, 10 / 64  # 8 KiB, and four banks of 8 KiB
     moved = 8 * (read * inner + 16 * outer)
     crossed = 2 * (8 * (tile["act"] + tile["weight"]) * inner + 32 * (tile["out"] + tile["psum"]) * outer)
+    crossed += 16 * 16 * inner  # what the epilogue reads
     assert found["scratchpads"] == pytest.approx(moved + crossed)
     assert set(found) == {"dram", "scratchpads", "engine", "vector"}
 
@@ -246,6 +247,7 @@ def test_energy_is_the_sum_over_the_steps_of_the_walk():
         assert found["dram"] == pytest.approx(8 * sum(required_bytes(work, tiling)) * DRAM_PJ_PER_BIT), seed
         pads = {kind: power.pad_pj_per_bit(m.scratchpad(kind)) for kind in Operand}
         crossed = sum(float(b) * pads[kind] for one in done for kind, b in edge_bits(work, one.words).items())
+        crossed += float(work.batch * work.M * work.N * work.extra_bits) * pads[Operand.ACTIVATIONS]
         kinds = {ACT: "activations", WEIGHT: "weights", OUT: "outputs", EXTRA: "activations"}
         moved = sum(
             8 * move.bytes * pads[Operand(kinds[move.buffer])]

@@ -1,8 +1,9 @@
 """A layer graph on a machine: which layers go where, what each of them moves, and what waits for what.
 
-Every tensor has one width in memory: weights and caches their own, what an engine multiplies that of its activations,
-everything else `hidden`. Biases, gains and other vectors of weights are left out. Elementwise work on a product's
-result is done on its way to memory where the machine fuses: `fused_into` says when.
+Every tensor has one width in memory: weights their own, caches and whatever else is a product's second operand that of
+the cache, other operands of products that of the engine's activations, everything else `hidden`. Biases, gains and
+other vectors of weights are left out. Elementwise work on a result is done on its way to memory where the machine
+fuses: `_fused_into` says when.
 """
 
 from __future__ import annotations
@@ -197,7 +198,7 @@ class _Planner:
         is_weight = self.graph.tensors[w].role is Role.WEIGHT
         task = Task.CONV if conv else Task.GEMM if is_weight else Task.ATTENTION
         engine = self._engine(task)
-        extra = tuple(name for name in others if self.graph.tensors[name].role is not Role.WEIGHT)
+        extra = tuple(name for name in others if self._is_moved(name))
         inputs = layer.inputs
         if conv and self.machine.convolution == "im2col" and self.machine.vector is not None and _is_spread(conv):
             inputs = (self._im2col(layer, gemm), *layer.inputs[1:])
@@ -341,7 +342,7 @@ class _Planner:
             return
         rows, channels = (op.rows, op.channels) if op.whole_rows else (op.rows * op.channels, 1)
         done = Pass(what="vector", lane_ops=op.lane_ops // rows)
-        self._stream(layer, rows, channels, done, gathers=len(layer.inputs) == 1)
+        self._stream(layer, rows, channels, done)
 
     def _pass_through(self, layer: Layer) -> None:
         """Who reads its outputs waits for its inputs."""
@@ -368,11 +369,7 @@ class _Planner:
 
     def _fuse(self, layer: Layer, op: Vector, place: int) -> None:
         into = self.planned[place]
-        others = tuple(
-            name
-            for name in layer.inputs
-            if name not in into.outputs and self.graph.tensors[name].role is not Role.WEIGHT
-        )
+        others = tuple(name for name in layer.inputs if name not in into.outputs and self._is_moved(name))
         elements = self.graph.tensors[layer.outputs[0]].elements
         extra = sum((self._read_bits(name, elements) for name in others), Fraction(0))
         ops = op.lane_ops // (op.rows * op.channels)
@@ -391,6 +388,11 @@ class _Planner:
         into.outputs = layer.outputs
         into.after |= {self.made_by[name] for name in others if name in self.made_by}
         self._writes(layer.outputs, place)
+
+    def _is_moved(self, name: str) -> bool:
+        """All tensors but vectors of weights: biases, gains, shifts."""
+        tensor = self.graph.tensors[name]
+        return tensor.role is not Role.WEIGHT or sum(size > 1 for size in tensor.shape) > 1
 
     def _read_bits(self, name: str, most: int) -> Fraction:
         """Of a tensor of which at most so many elements are read."""
@@ -413,9 +415,8 @@ class _Planner:
         into.outputs = layer.outputs
         self._writes(layer.outputs, place)
 
-    def _stream(self, layer: Layer, rows: int, channels: int, done: Pass, *, gathers: bool = False) -> None:
-        """`gathers`: what it reads may be weights, rows of a table."""
-        read = [name for name in layer.inputs if gathers or self.graph.tensors[name].role is not Role.WEIGHT]
+    def _stream(self, layer: Layer, rows: int, channels: int, done: Pass) -> None:
+        read = [name for name in layer.inputs if self._is_moved(name)]
         total = sum((self._read_bits(name, rows * channels) for name in read), Fraction(0))
         out_bits = self._total_bits(layer.outputs) / rows
         work = Stream(rows=rows, in_bits=total / rows, out_bits=out_bits, passes=(done,), channels=channels)

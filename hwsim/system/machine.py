@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from enum import StrEnum
 from fractions import Fraction
@@ -51,7 +50,7 @@ def _width(value: Any) -> Fraction:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     require(number, f"bits or a format is needed, not {value!r}")
     require(0 < value <= 64, f"a width of {value} bits is not above 0 and at most 64")
-    return Fraction(value).limit_denominator(1 << 20)
+    return Fraction(value).limit_denominator(1 << 12)
 
 
 @cache
@@ -190,7 +189,7 @@ class DramSpec(BaseModel):
     holds the bus for `row_miss_cycles`."""
 
     model_config = STRICT
-    bytes_per_cycle: Annotated[float, Field(gt=0, le=1 << 30)] | None = None
+    bytes_per_cycle: Annotated[float, Field(ge=1e-6, le=1 << 30)] | None = None
     latency_cycles: _Cycles = 0
     row_bytes: _Count | None = None
     row_miss_cycles: _Cycles = 0
@@ -349,6 +348,6 @@ def _scalesim_machine(path: Path) -> Machine:
         raise InputError(f"{path}: {error.errors()[0]['msg']}") from None
 
 
-def bytes_of(elements: int, bits: Fraction) -> int:
-    """Bytes that hold so many values."""
-    return math.ceil(elements * bits / 8)
+def bytes_of(elements: Any, bits: Fraction) -> Any:
+    """Bytes that hold so many values; of an int64 array of numbers an array."""
+    return -(-elements * bits.numerator // (8 * bits.denominator))

@@ -7,16 +7,15 @@ refresh. A bit of a scratchpad costs what a memory of one bank's size does.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 
-from hwsim.energy import DRAM_PJ_PER_BIT, LANE_PJ, energy_pj, sram_pj_per_bit
+from hwsim.energy import DRAM_PJ_PER_BIT, LANE_PJ, sram_pj_per_bit
 from hwsim.system.engines import Engine, Shape
 from hwsim.system.machine import Machine, Operand, ScratchpadSpec
-from hwsim.system.program import Move, Node, steps_of
+from hwsim.system.program import EXTRA, Move, Node, steps_of
 from hwsim.system.simulate import PAD_OF
 from hwsim.system.tiling import Product, Tiling, edge_bits, nest
-from models.unit import Op
 
 Energy = dict[str, float]
 """component -> pJ"""
@@ -54,6 +53,8 @@ def product_energy_pj(product: Product, tiling: Tiling, engine: Engine, machine:
     outputs = product.batch * product.M * product.N
     if product.lane_ops:
         energy["vector"] = vector_energy_pj(outputs * product.lane_ops)
+    # what the epilogue reads beside the result
+    energy["scratchpads"] += float(outputs * product.extra_bits) * pad_pj_per_bit(machine.scratchpad(PAD_OF[EXTRA]))
     return energy
 
 
@@ -82,11 +83,6 @@ def stream_pad_pj(machine: Machine, in_bits: Fraction, out_bits: Fraction) -> fl
     """A unit reads what was brought and writes what leaves."""
     acts, outs = machine.scratchpad(Operand.ACTIVATIONS), machine.scratchpad(Operand.OUTPUTS)
     return float(in_bits) * pad_pj_per_bit(acts) + float(out_bits) * pad_pj_per_bit(outs)
-
-
-def ops_energy_pj(ops: Iterable[Op]) -> float:
-    """Of a unit's counted operations."""
-    return energy_pj(ops)
 
 
 def vector_energy_pj(lane_ops: int | Fraction) -> float:

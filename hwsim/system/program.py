@@ -11,7 +11,8 @@ ACT, WEIGHT, OUT, EXTRA, SCORES = range(5)
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """A transfer between main memory and a buffer; `runs` stretches lie apart in memory. Without bytes the buffer is
+    """A transfer between main memory and a buffer; `runs` stretches lie apart in memory. (Both can be arrays of many
+    transfers' figures.) Without bytes the buffer is
     only taken."""
 
     buffer: int
@@ -23,10 +24,10 @@ class Move:
 class Step:
     """What a unit does at a time: `cycles` on operands that `loads` bring, or that the steps before have left.
 
+    It reads the tiles in the buffers `reads`, where there are any; `older`: not the latest scores but those before.
     `new_out`: it begins a tile of the result, which `resume` brings back where it had been put away. `store`: it ends
     one, which then passes through the units of its `epilogue`, (unit, cycles) each. `after`: it waits for the end of
-    the step that is so many before it, whatever unit that is on; 0: for none. `older`: it reads the scores before the
-    latest ones.
+    the step that is so many before it, whatever unit that is on; 0: for none.
     """
 
     unit: str
@@ -37,6 +38,7 @@ class Step:
     store: Move | None = None
     epilogue: tuple[tuple[str, int], ...] = ()
     after: int = 0
+    reads: tuple[int, ...] = (ACT, WEIGHT)
     older: bool = False
 
 

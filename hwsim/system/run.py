@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
+from hwsim.system.engines import modes_of
 from hwsim.system.lower import Planned, plan, waits_of
 from hwsim.system.machine import Machine
 from hwsim.system.power import Energy
@@ -46,7 +46,8 @@ class LayerResult:
     stall_cycles: int
     """`cycles` without its unit at work; 0 where more of its work lies under other layers"""
     bound_cycles: int
-    """the roofline's: no machine with this peak and this bandwidth is faster"""
+    """the roofline's, of its work and of the bytes of its tiling: from `begin` to `end` it is never less. `cycles` can
+    be, where a part of it lies under other layers"""
     bound: str
     """what is busiest: `compute` for its unit, `epilogue` for one that its result passes through, `memory` for the bus;
     `latency` where nothing is at work half the time"""
@@ -78,8 +79,9 @@ class Result:
     total_cycles: int
     busy_cycles: dict[str, int]
     """by resource: every unit, and the bus"""
-    peak_per_cycle: float
-    """multiply-accumulates of all engines"""
+    peaks: dict[str, float]
+    """engine that has something to do -> multiply-accumulates in a cycle in which every lane is busy, in the mode that
+    has most of them"""
     slices: tuple[Slice, ...]
     built: tuple[Built, ...]
     simulated_steps: int
@@ -87,6 +89,11 @@ class Result:
     @property
     def macs(self) -> int:
         return sum(layer.macs for layer in self.layers)
+
+    @property
+    def peak_per_cycle(self) -> float:
+        """Multiply-accumulates of all engines."""
+        return sum(self.peaks.values())
 
     @property
     def utilization(self) -> float:
@@ -138,20 +145,28 @@ def run(graph: Graph, machine: Machine, *, record: bool = False, progress: Progr
         network=graph.name,
         source=graph.source,
         machine=machine,
-        notes=(*graph.notes, *notes, *machine.notes),
+        notes=(*graph.notes, *notes, *_unmatched(machine, builder), *machine.notes),
         layers=layers,
         total_cycles=simulated.total_cycles,
         busy_cycles=_busy(simulated),
-        peak_per_cycle=sum(engine.peak_per_cycle for engine in _engines(planned)),
+        peaks=_peaks(planned, machine),
         slices=simulated.slices,
         built=tuple(built),
         simulated_steps=simulated.simulated_steps,
     )
 
 
-def _engines(planned: list[Planned]) -> list[Any]:
-    """Those that have something to do."""
-    return list({entry.engine.name: entry.engine for entry in planned if entry.engine is not None}.values())
+def _unmatched(machine: Machine, builder: Builder) -> list[str]:
+    """Patterns of the schedule that no product of this network has: a mistyped one, or another network's."""
+    patterns = dict.fromkeys(layer.match for layer in machine.schedule.layers)
+    return [f"schedule: no product here matches {match!r}" for match in patterns if match not in builder.matched]
+
+
+def _peaks(planned: list[Planned], machine: Machine) -> dict[str, float]:
+    used = {entry.engine.name for entry in planned if entry.engine is not None}
+    return {
+        spec.name: max(mode.peak_per_cycle for mode in modes_of(spec)) for spec in machine.engines if spec.name in used
+    }
 
 
 def _busy(simulated: Simulated) -> dict[str, int]:
@@ -228,18 +243,21 @@ def roofline_cycles(built: Built, machine: Machine) -> int:
 
 
 def check_conserved(built: list[Built], simulated: Simulated, machine: Machine) -> None:
-    """What every run has to show: bytes and cycles are those of the steps, nothing is busy for longer than the whole,
-    and the whole is not below the roofline."""
-    memory = memory_of(machine)
-    for entry, came in zip(built, simulated.runs, strict=True):
-        needed = traffic(entry.stage.nodes)
-        _check(came, needed)
+    """What every run has to show: bytes and cycles are those of the steps; nothing is busy for longer than the whole,
+    so that busy and idle cycles are all there are; neither a layer nor the whole is below its roofline."""
     total = simulated.total_cycles
+    for entry, came in zip(built, simulated.runs, strict=True):
+        _check(came, traffic(entry.stage.nodes))
+        bound = roofline_cycles(entry, machine)
+        assert came.end - came.begin >= bound, f"{came.name}: {came.end - came.begin} cycles are below its {bound}"
     for name, busy in _busy(simulated).items():
         assert busy <= total, f"{name} is busy for {busy} of {total} cycles"
-    if memory.bytes_per_cycle is not None:
-        moved = sum(sum(came.read_bytes.values()) + came.written_bytes for came in simulated.runs)
-        assert total * memory.bytes_per_cycle >= moved, "more bytes than the bus can carry"
+    rate = memory_of(machine).bytes_per_cycle
+    moved = sum(sum(came.read_bytes.values()) + came.written_bytes for came in simulated.runs)
+    assert rate is None or total * rate >= moved, "more bytes than the bus can carry"
+    for spec in machine.engines:
+        macs = sum(macs_of(e.planned) for e in built if e.planned.engine and e.planned.engine.name == spec.name)
+        assert total * max(mode.peak_per_cycle for mode in modes_of(spec)) >= macs, f"{spec.name}: more than its peak"
 
 
 def _check(came: Run, needed: Traffic) -> None:

@@ -21,13 +21,16 @@ from numpy.typing import NDArray
 from hwsim.system import power
 from hwsim.system.engines import Engine, Shape
 from hwsim.system.machine import ORDERS, Machine
-from hwsim.system.program import ACT, EXTRA, OUT, WEIGHT, Move, Repeat, Stage
+from hwsim.system.program import Repeat, Stage
 from hwsim.system.simulate import PAD_OF, TooLong, memory_of, simulate
-from hwsim.system.tiling import Product, Tiling, buffer_bytes, nest, port_cycles, traffic
+from hwsim.system.tiling import Product, Tiling, buffer_bytes, fits, nest, port_cycles, traffic
 from models.catalog import unit
-from models.unit import InputError
+from models.unit import InputError, require
 
 Ints = NDArray[np.int64]
+
+AXES = {"act": (0, 1), "weight": (1, 2), "out": (0, 2), "sum": (0, 2), "extra": (0, 2)}
+"""operand -> which of M, K and N its tiles span"""
 
 
 def lengths(total: int, grain: int) -> list[int]:
@@ -79,15 +82,15 @@ def search(product: Product, engine: Engine, machine: Machine, objective: str, g
     grid = Grid(product, engine, machine)
     bounds, exact = _objective(grid, objective)
     orders = [given] if given else list(ORDERS)
-    legal = np.stack([grid.fits & grid.distinct(order) if given is None else grid.fits for order in orders])
-    bound = np.where(legal, np.stack([bounds(order) for order in orders]), np.inf).ravel()
+    legal = np.stack([np.full(grid.size, True) if given else grid.distinct(order) for order in orders])
+    bound = np.where(legal, np.stack([bounds(order) for order in orders]), inf).ravel()
+    moved = np.stack([grid.bytes(order) for order in orders]).ravel()
     best, value, evaluated = None, inf, 0
-    moved = np.stack([np.broadcast_to(grid.bytes(order), legal.shape[1:]) for order in orders]).ravel()
     for at in np.lexsort((moved, bound)):  # of equal bounds the least traffic first
         if bound[at] >= value:
             break
-        number, m, k, n = np.unravel_index(at, legal.shape)
-        tiling = Tiling(order=orders[number], tile=grid.tile(m, k, n))
+        number, place = divmod(int(at), grid.size)
+        tiling = Tiling(order=orders[number], tile=grid.tile(place))
         found = exact(tiling, value)
         evaluated += 1
         if found < value:
@@ -158,68 +161,67 @@ class Moved:
         return Moved(self.bytes + other.bytes, self.bus + other.bus)
 
 
-class Grid:
-    """All tiles of a product that `lengths` spans, and in closed form what they move and compute.
+MOST_TILES = 1 << 22
+"""that a search compares"""
+MOST_MACS = 1 << 54
+"""of a product whose tiles are searched for: all its bytes and cycles are counted in 64 bits"""
 
-    Arrays have the axes M, K, N; what depends on two of them has length 1 along the third.
-    """
+
+class Grid:
+    """All tiles of a product that `lengths` spans and that have room, and in closed form what they move and compute:
+    int64 arrays with an entry for each of them. InputError where there is none, or too many."""
 
     def __init__(self, product: Product, engine: Engine, machine: Machine, cut: list[list[int]] | None = None) -> None:
         self.product, self.engine, self.machine = product, engine, machine
         self.memory = memory_of(machine)
-        sizes = (product.M, product.K, product.N)
-        self.cut = cut or [lengths(size, piece) for size, piece in zip(sizes, grains(product, engine), strict=True)]
-        self.full = [_along(axis, cut) for axis, cut in enumerate(self.cut)]
-        self.count = [-(-size // full) for size, full in zip(sizes, self.full, strict=True)]
-        self.rest = [s - (c - 1) * f for s, c, f in zip(sizes, self.count, self.full, strict=True)]
+        whole = (product.M, product.K, product.N)
+        rule = "M={} K={} N={} is too large for a search; give its tile in the machine's schedule".format(*whole)
+        require(product.macs <= MOST_MACS, rule)
+        cut = cut or [lengths(size, piece) for size, piece in zip(whole, grains(product, engine), strict=True)]
+        self.full = self._with_room(cut, rule)
+        self.size = len(self.full[0])
+        if self.size == 0:
+            raise no_room(product, machine, (cut[0][-1], cut[1][-1], cut[2][-1]))
+        self.count = [-(-size // full) for size, full in zip(whole, self.full, strict=True)]
+        self.rest = [s - (c - 1) * f for s, c, f in zip(whole, self.count, self.full, strict=True)]
         self.passed: dict[str, Moved] = {}
-        self.fits = self._fits()
-        if not self.fits.any():
-            raise no_room(product, machine, self.tile(-1, -1, -1))
 
-    def tile(self, m: Any, k: Any, n: Any) -> Shape:
-        return self.cut[0][m], self.cut[1][k], self.cut[2][n]
+    def _with_room(self, cut: list[list[int]], rule: str) -> list[Ints]:
+        """M, K and N of the tiles that have room, one length of M after the other."""
+        _, k, n = np.ix_(*(np.array(values, dtype=np.int64) for values in cut))
+        found: list[list[Ints]] = [[], [], []]
+        total = 0
+        for m in cut[0]:
+            good = np.broadcast_to(fits(self.machine, buffer_bytes(self.product, (m, k, n))), (1, k.size, n.size))
+            _, at_k, at_n = np.nonzero(good)
+            total += len(at_k)
+            require(total <= MOST_TILES, rule)
+            for sizes, part in zip(found, (np.full(len(at_k), m), k.ravel()[at_k], n.ravel()[at_n]), strict=True):
+                sizes.append(part)
+        return [np.concatenate(sizes) for sizes in found]
 
-    def _fits(self) -> NDArray[np.bool_]:
-        p = self.product
-        room = {
-            ACT: self.each(p.act_move, (0, 1), self.full).bytes,
-            WEIGHT: self.each(p.weight_move, (1, 2), self.full).bytes,
-            OUT: self.each(p.sum_move, (0, 2), self.full).bytes,
-            EXTRA: self.each(p.extra_move, (0, 2), self.full).bytes,
-        }
-        good = np.ones(tuple(len(cut) for cut in self.cut), dtype=bool)
-        for pad in self.machine.scratchpads:
-            held = sum(size for buffer, size in room.items() if PAD_OF[buffer] in pad.holds)
-            good &= held * self.machine.copies <= pad.bytes
-        return good
+    def tile(self, place: int) -> Shape:
+        m, k, n = (int(full[place]) for full in self.full)
+        return m, k, n
 
-    def each(self, make: Callable[[int, int], Move], axes: tuple[int, int], sizes: list[Ints]) -> Moved:
-        """The transfer of every single tile of those sizes."""
-        first, second = (sizes[axis].ravel().tolist() for axis in axes)
-        shape = [1, 1, 1]
-        shape[axes[0]], shape[axes[1]] = len(first), len(second)
-        moves = [make(x, y) for x in first for y in second]
-        moved = np.array([move.bytes for move in moves], dtype=np.int64).reshape(shape)
-        bus = np.array([self.memory.bus_cycles(move) if move.bytes else 0 for move in moves], dtype=np.int64)
-        return Moved(moved, bus.reshape(shape))
+    def each(self, what: str, sizes: list[Ints]) -> Moved:
+        """The transfer of every single tile of those sizes: of `act`, `weight`, `out`, `sum` or `extra`."""
+        first, second = AXES[what]
+        move = getattr(self.product, f"{what}_move")(sizes[first], sizes[second])
+        return Moved(move.bytes, np.where(move.bytes > 0, self.memory.bus_cycles(move), 0))
 
     def once(self, what: str) -> Moved:
-        """One pass over all tiles of `act`, `weight`, `out`, `sum` or `extra`: whole tiles and rests."""
+        """One pass over all tiles of an operand: whole tiles and rests."""
         if what not in self.passed:
-            axes = {"act": (0, 1), "weight": (1, 2)}.get(what, (0, 2))
-            self.passed[what] = self._once(getattr(self.product, f"{what}_move"), axes)
+            total = Moved(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
+            for ends in itertools.product((False, True), repeat=2):
+                sizes, times = list(self.full), np.ones(1, dtype=np.int64)
+                for axis, end in zip(AXES[what], ends, strict=True):
+                    sizes[axis] = self.rest[axis] if end else self.full[axis]
+                    times = times * (1 if end else self.count[axis] - 1)
+                total += self.each(what, sizes) * times
+            self.passed[what] = total
         return self.passed[what]
-
-    def _once(self, make: Callable[[int, int], Move], axes: tuple[int, int]) -> Moved:
-        total = Moved(np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64))
-        for ends in itertools.product((False, True), repeat=2):
-            sizes, times = list(self.full), 1
-            for axis, end in zip(axes, ends, strict=True):
-                sizes[axis] = self.rest[axis] if end else self.full[axis]
-                times = times * (1 if end else self.count[axis] - 1)
-            total += self.each(make, axes, sizes) * times
-        return total
 
     def passes(self, order: str, free: int) -> Ints:
         """How many times the tiles of the operand without dimension `free` pass: once for each round of that loop, if
@@ -244,7 +246,7 @@ class Grid:
 
     def distinct(self, order: str) -> NDArray[np.bool_]:
         """Where no order before this one is the same: a loop of one round can stand anywhere."""
-        good = np.ones(tuple(len(cut) for cut in self.cut), dtype=bool)
+        good = np.ones(self.size, dtype=bool)
         for several in itertools.product((False, True), repeat=3):
             many = {dim for dim, flag in zip("mkn", several, strict=True) if flag}
             reduced = ["".join(dim for dim in other if dim in many) for other in ORDERS]
@@ -254,14 +256,11 @@ class Grid:
         return good
 
     def compute(self, sizes: list[Ints]) -> Ints:
-        """Cycles of the engine for tiles of those sizes, 0 where they have no room."""
-        m, k, n = (np.broadcast_to(size, self.fits.shape)[self.fits] for size in sizes)
-        cycles, words = self.engine.pace(m, k, n)
+        """Cycles of the engine for tiles of those sizes."""
+        cycles, words = self.engine.pace(*sizes)
         for limit in port_cycles(self.machine, self.product, words):
             cycles = np.maximum(cycles, limit)
-        found = np.zeros(self.fits.shape, dtype=np.int64)
-        found[self.fits] = cycles
-        return found
+        return cycles
 
     @cached_property
     def all_compute(self) -> Ints:
@@ -277,15 +276,13 @@ class Grid:
         """No run is shorter. Either the engine is never idle between the first operands' arrival and the last result's
         departure; or the bus is never idle until the last operands are on it, and the last step and its result follow.
         """
-        p, memory = self.product, self.memory
+        memory = self.memory
         first = [np.where(count > 1, f, r) for count, f, r in zip(self.count, self.full, self.rest, strict=True)]
-        arrival = self.each(p.act_move, (0, 1), first).bus + self.each(p.weight_move, (1, 2), first).bus
-        leaving = memory.setup + self.each(p.out_move, (0, 2), self.rest).bus + self._epilogue()
+        arrival = self.each("act", first).bus + self.each("weight", first).bus
+        leaving = memory.setup + self.each("out", self.rest).bus + self._epilogue()
         begin = memory.setup + memory.latency
-        return leaving + begin + np.maximum(arrival + self.all_compute, self.reads(order).bus + self._last_step())
-
-    def _last_step(self) -> Ints:
-        return self.compute(self.rest) - self.engine.not_counted
+        last_step = self.compute(self.rest) - self.engine.not_counted
+        return leaving + begin + np.maximum(arrival + self.all_compute, self.reads(order).bus + last_step)
 
     def _epilogue(self) -> Ints:
         """Of the last tile."""
@@ -294,9 +291,3 @@ class Grid:
         spec = self.machine.vector
         assert spec is not None
         return spec.latency_cycles + -(-self.rest[0] * self.rest[2] * self.product.lane_ops // spec.lanes)
-
-
-def _along(axis: int, values: list[int]) -> Ints:
-    shape = [1, 1, 1]
-    shape[axis] = len(values)
-    return np.array(values, dtype=np.int64).reshape(shape)

@@ -455,10 +455,8 @@ class _Simulation:
     # ---- units
 
     def _queue(self, at: _StageRun, step: Step) -> None:
-        apart = {EXTRA, SCORES} if step.older else {EXTRA}
-        tiles = [tile for buffer, tile in at.current.items() if buffer not in apart]
-        if step.older and at.older is not None:
-            tiles.append(at.older)
+        held = {**at.current, SCORES: at.older} if step.older else at.current
+        tiles = [tile for buffer in step.reads if (tile := held.get(buffer)) is not None]
         for tile in tiles:
             tile.pending += 1
         at.open += 1

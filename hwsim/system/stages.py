@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
+from hwsim.energy import energy_pj
 from hwsim.evaluate import token_quantizer
 from hwsim.system import power
 from hwsim.system.engines import Engine, modes_of
@@ -15,7 +16,7 @@ from hwsim.system.lower import Pass, Planned, Stream
 from hwsim.system.machine import LayerSpec, Machine, Operand, UnitSpec, bytes_of
 from hwsim.system.program import ACT, OUT, SCORES, WEIGHT, Loop, Move, Node, Stage, Step
 from hwsim.system.search import Found, search, stage_of
-from hwsim.system.simulate import VECTOR
+from hwsim.system.simulate import BUFFER_NAMES, VECTOR
 from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, vector_cycles
 from hwsim.transforms.maps import Hadamard
 from models.catalog import unit
@@ -47,6 +48,8 @@ class Builder:
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
         self.found: dict[Any, Found] = {}
+        self.matched: set[str] = set()
+        """patterns of the schedule that were of use"""
 
     def build(self, planned: Planned, waits: tuple[int, ...]) -> Built:
         """InputError names the layer where nothing fits."""
@@ -107,7 +110,10 @@ class Builder:
         return [mode for mode in modes if mode.mode == given.mode]
 
     def _given(self, name: str) -> LayerSpec | None:
-        return next((layer for layer in self.machine.schedule.layers if fnmatchcase(name, layer.match)), None)
+        given = next((layer for layer in self.machine.schedule.layers if fnmatchcase(name, layer.match)), None)
+        if given is not None:
+            self.matched.add(given.match)
+        return given
 
     def _given_tiling(self, product: Product, engine: Engine, given: LayerSpec) -> Tiling:
         assert given.tile is not None
@@ -121,7 +127,11 @@ class Builder:
         rule = f"tile {list(given.tile)}: M={m} must be a multiple of {pixels}, an image row"
         require(m % pixels == 0 or m == product.M, rule)
         sizes = buffer_bytes(product, (m, k, n))
-        require(fits(self.machine, sizes), f"tile {list(given.tile)} has no room in the scratchpads")
+        room = ", ".join(f"{BUFFER_NAMES[buffer]} {size}" for buffer, size in sizes.items())
+        rule = (
+            f"tile {list(given.tile)} has no room in the scratchpads, {self.machine.copies} times these bytes: {room}"
+        )
+        require(fits(self.machine, sizes), rule)
         return Tiling(order=given.order or "mnk", tile=(m, k, n))
 
     def _search(self, product: Product, engine: Engine, order: str | None) -> Found:
@@ -247,29 +257,36 @@ class Builder:
         """With room for two sets of scores the next queries' are computed while softmax is at the present ones."""
         first, _, _ = planned.work
         whole, rest = divmod(first.M, tile)
-        parts = [tile] * min(whole, 1), [rest] * min(rest, 1)
-        head = [size for part in parts for size in part]
+        head = [size for size, there in ((tile, whole), (rest, rest)) if there]
         scores = {m: self._scores(planned, m, chunk) for m in head}
+        softmax = {m: self._softmax(planned, m) for m in head}
         context = {m: self._context(planned, m, chunk) for m in head}
+
+        def alone(m: int) -> tuple[Node, ...]:
+            return (*scores[m], softmax[m], *_after(context[m], 1))
+
         if self.machine.copies == 1:
-            body = [*_times(whole, (*scores[tile], *_after(context[tile], 1)))] if whole else []
-            body += [*scores[rest], *_after(context[rest], 1)] if rest else []
-            return _times(first.batch, tuple(body))
+            return _times(first.batch, (*_times(whole, alone(tile) if whole else ()), *(alone(rest) if rest else ())))
 
         def while_next(m: int, following: int) -> tuple[Node, ...]:
-            ahead = scores[following]
-            return (*ahead, *_after(context[m], len(ahead) + 1, older=True))
+            """After softmax of m: the next queries' scores, what softmax of m was for, softmax of the next."""
+            ahead, done = scores[following], context[m]
+            return (
+                *ahead,
+                *_after(done, len(ahead) + 1, older=True),
+                replace(softmax[following], after=len(done) + 1),
+            )
 
         body = list(_times(whole - 1, while_next(tile, tile))) if whole > 1 else []
         if whole and rest:
             body += while_next(tile, rest)
         again = [*body, *while_next(head[-1], head[0])]
         last = [*body, *_after(context[head[-1]], 1)]
-        return (*scores[head[0]], *_times(first.batch - 1, tuple(again)), *last)
+        return (*scores[head[0]], softmax[head[0]], *_times(first.batch - 1, tuple(again)), *last)
 
     def _scores(self, planned: Planned, m: int, chunk: int) -> tuple[Step, ...]:
-        """Q K^T of so many queries, then softmax."""
-        first, rows, _ = planned.work
+        """Q K^T of so many queries."""
+        first, _, _ = planned.work
         assert planned.engine is not None
         steps = []
         for i, n in enumerate(_cuts(first.N, chunk)):
@@ -277,8 +294,15 @@ class Builder:
             if i == 0:
                 loads += [first.act_move(m, first.K), Move(SCORES, 0)]
             cycles = compute_cycles(self.machine, planned.engine, first, (m, first.K, n))
-            steps.append(Step(unit=planned.engine.name, cycles=cycles, loads=tuple(loads)))
-        return (*steps, Step(unit=VECTOR, cycles=vector_cycles(self.machine, m * rows.passes[0].lane_ops), after=1))
+            step = Step(unit=planned.engine.name, cycles=cycles, loads=tuple(loads), reads=(ACT, WEIGHT, SCORES))
+            steps.append(step)
+        return tuple(steps)
+
+    def _softmax(self, planned: Planned, m: int) -> Step:
+        """Of the scores of the step before."""
+        _, rows, _ = planned.work
+        cycles = vector_cycles(self.machine, m * rows.passes[0].lane_ops)
+        return Step(unit=VECTOR, cycles=cycles, after=1, reads=(SCORES,))
 
     def _context(self, planned: Planned, m: int, chunk: int) -> tuple[Step, ...]:
         """The scores' product with V."""
@@ -290,6 +314,7 @@ class Builder:
                 unit=planned.engine.name,
                 cycles=compute_cycles(self.machine, planned.engine, second, (m, k, second.N)),
                 loads=(second.weight_move(k, second.N),),
+                reads=(WEIGHT, SCORES),
                 new_out=i == 0,
                 store=second.out_move(m, second.N) if i == len(cuts) - 1 else None,
             )
@@ -314,7 +339,7 @@ def _on_units(
     def cycles(rows: int) -> int:
         return int(entry.timing(params, **shape(-(-rows // spec.count))).total_cycles)
 
-    return _Pass(what, cycles, power.ops_energy_pj(entry.ops(params, **shape(work.rows))))
+    return _Pass(what, cycles, energy_pj(entry.ops(params, **shape(work.rows))))
 
 
 def _cuts(whole: int, piece: int) -> list[int]:
@@ -347,7 +372,7 @@ def _stream_bytes(work: Stream, rows: int) -> dict[int, int]:
 def _attention_bytes(first: Product, second: Product, m: int, keys: int) -> dict[int, int]:
     """Room of the largest tiles: queries, keys or values, scores of all keys, results while they are summed up."""
     return {
-        ACT: first.act_bytes(m, first.K),
+        ACT: first.act_move(m, first.K).bytes,
         WEIGHT: max(first.weight_move(first.K, keys).bytes, second.weight_move(keys, second.N).bytes),
         SCORES: bytes_of(m * first.N, first.out_bits),
         OUT: second.sum_move(m, second.N).bytes,

@@ -33,20 +33,24 @@ class Image:
     taps: int
     channels: int
 
-    def elements(self, tile_m: int, tile_k: int) -> int:
+    def elements(self, tile_m: Any, tile_k: Any) -> Any:
         """Image values that a tile of A needs, each once, whole rows of every channel that it touches. The most that
         any tile of that size needs: those at an image's border need less."""
         rows = -(-tile_m // self.row_pixels)
-        images = _touched(rows, self.out_rows) if self.span > self.stride else 1
-        read = min(self.in_rows, rows * self.stride + images * (self.span - self.stride))
-        return read * self.in_width * min(self.channels, _touched(tile_k, self.taps))
+        overlap = max(self.span - self.stride, 0)
+        images = _touched(rows, self.out_rows) if overlap else 1
+        read = _least(self.in_rows, rows * min(self.stride, self.span) + images * overlap)
+        return read * self.in_width * _least(self.channels, _touched(tile_k, self.taps))
 
 
-def _touched(length: int, group: int) -> int:
+def _touched(length: Any, group: int) -> Any:
     """In how many groups a tile lies at most, where all tiles but the last are of that length."""
-    if length % group and group % length:
-        return (length + group - 2) // group + 1
-    return -(-length // group)
+    apart = (length % group != 0) & (group % length != 0)
+    return -(-length // group) + apart * ((length + group - 2) // group + 1 - -(-length // group))
+
+
+def _least(a: int, b: Any) -> Any:
+    return b + (a < b) * (a - b)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,29 +80,27 @@ class Product:
     def size(self) -> dict[str, int]:
         return {"b": self.batch, "m": self.M, "k": self.K, "n": self.N}
 
-    def act_bytes(self, m: int, k: int) -> int:
-        elements = m * k if self.image is None else self.image.elements(m, k)
-        return bytes_of(elements, self.act_bits)
+    # Transfers of a tile, or of many at once where sizes are int64 arrays: no branches.
 
-    def act_move(self, m: int, k: int) -> Move:
+    def act_move(self, m: Any, k: Any) -> Move:
         """Rows of A lie one after the other; of an image, rows of all channels do."""
-        whole = k == self.K
         rows = m if self.image is None else -(-m // self.image.row_pixels)
-        return Move(ACT, self.act_bytes(m, k), 1 if whole else rows)
+        elements = m * k if self.image is None else self.image.elements(m, k)
+        return Move(ACT, bytes_of(elements, self.act_bits), 1 + (k != self.K) * (rows - 1))
 
-    def weight_move(self, k: int, n: int) -> Move:
-        together = self.packed or k == self.K or n == self.N
-        return Move(WEIGHT, bytes_of(k * n, self.weight_bits), 1 if together else k)
+    def weight_move(self, k: Any, n: Any) -> Move:
+        apart = (k != self.K) & (n != self.N) & (not self.packed)
+        return Move(WEIGHT, bytes_of(k * n, self.weight_bits), 1 + apart * (k - 1))
 
-    def out_move(self, m: int, n: int) -> Move:
-        return Move(OUT, bytes_of(m * n, self.out_bits), 1 if n == self.N else m)
+    def out_move(self, m: Any, n: Any) -> Move:
+        return Move(OUT, bytes_of(m * n, self.out_bits), 1 + (n != self.N) * (m - 1))
 
-    def sum_move(self, m: int, n: int) -> Move:
+    def sum_move(self, m: Any, n: Any) -> Move:
         """Sums that are put away and come back."""
-        return Move(OUT, bytes_of(m * n, Fraction(self.sum_bits)))
+        return Move(OUT, bytes_of(m * n, Fraction(self.sum_bits)), 1 + 0 * m * n)
 
-    def extra_move(self, m: int, n: int) -> Move:
-        return Move(EXTRA, bytes_of(m * n, self.extra_bits), 1 if n == self.N else m)
+    def extra_move(self, m: Any, n: Any) -> Move:
+        return Move(EXTRA, bytes_of(m * n, self.extra_bits), 1 + (n != self.N) * (m - 1))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,24 +114,24 @@ class Tiling:
         return {"b": 1, "m": self.tile[0], "k": self.tile[1], "n": self.tile[2]}[dim]
 
 
-def buffer_bytes(product: Product, tile: Shape) -> dict[int, int]:
+def buffer_bytes(product: Product, tile: tuple[Any, Any, Any]) -> dict[int, Any]:
     """Room that the largest tile of each buffer takes."""
     m, k, n = tile
     sizes = {
-        ACT: product.act_bytes(m, k),
+        ACT: product.act_move(m, k).bytes,
         WEIGHT: product.weight_move(k, n).bytes,
         OUT: product.sum_move(m, n).bytes,
     }
     return sizes | ({EXTRA: product.extra_move(m, n).bytes} if product.extra_bits else {})
 
 
-def fits(machine: Machine, sizes: dict[int, int]) -> bool:
-    """Whether so large tiles have room, each as often as the machine double-buffers."""
+def fits(machine: Machine, sizes: dict[int, Any]) -> Any:
+    """Whether so large tiles have room, each as often as the machine double-buffers; of arrays, where they have."""
+    good: Any = True
     for pad in machine.scratchpads:
         held = sum(size for buffer, size in sizes.items() if PAD_OF[buffer] in pad.holds)
-        if held * machine.copies > pad.bytes:
-            return False
-    return True
+        good = good & (held * machine.copies <= pad.bytes)
+    return good
 
 
 # ---- the loop nest

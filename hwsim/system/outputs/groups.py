@@ -81,12 +81,6 @@ def added(energies: Iterable[Energy]) -> Energy:
     return total
 
 
-def peaks(result: Result) -> dict[str, float]:
-    """Engine -> multiply-accumulates in a cycle in which every lane is busy, of those that have something to do."""
-    engines = (built.planned.engine for built in result.built)
-    return {engine.name: engine.peak_per_cycle for engine in engines if engine is not None}
-
-
 def groups(result: Result) -> list[Group]:
     """All layers, in the order in which the first of each group is executed."""
     found: dict[Any, list[LayerResult]] = {}
@@ -96,7 +90,7 @@ def groups(result: Result) -> list[Group]:
         key = (pattern, layer.what, layer.unit, layer.mode, layer.shape, layer.order, layer.tile, fused)
         found.setdefault(key, []).append(layer)
     times = Counter(pattern for (pattern, *_), layers in found.items() if len(layers) > 1)
-    peak = peaks(result)
+    peak = result.peaks
     return [_group(key[0], times, layers, peak) for key, layers in found.items()]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from hwsim.files import write_atomic
 from hwsim.page import STYLE, Datasets, document, figure
-from hwsim.system.outputs.groups import Group, groups, peaks
+from hwsim.system.outputs.groups import Group, groups
 from hwsim.system.outputs.tables import COMPONENTS, total_rows, totals
 from hwsim.system.run import Result
 from hwsim.system.simulate import memory_of
@@ -221,7 +221,7 @@ def _roofs(every: Sequence[Group], result: Result) -> Records:
     rate = memory_of(result.machine).bytes_per_cycle
     ends = min(at) / 2, max(at) * 2
     found = []
-    for engine, peak in sorted(peaks(result).items()):
+    for engine, peak in sorted(result.peaks.items()):
         corners = {*ends, *([peak / float(rate)] if rate is not None else [])}
         for intensity in sorted(corner for corner in corners if ends[0] <= corner <= ends[1]):
             height = peak if rate is None else min(peak, intensity * float(rate))

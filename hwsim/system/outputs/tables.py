@@ -12,7 +12,6 @@ from typing import Any
 from hwsim.files import write_atomic
 from hwsim.system import power
 from hwsim.system.engines import WORDS
-from hwsim.system.outputs.groups import peaks
 from hwsim.system.run import LayerResult, Result
 from hwsim.system.simulate import BUFFER_NAMES, memory_of
 from hwsim.system.stages import Built
@@ -40,9 +39,11 @@ LAYER_COLUMNS: Mapping[str, str] = {
     "cycles": "by which the network's last result so far is later than before this layer; their sum is the total",
     "compute_cycles": "its unit at work",
     "bus_cycles": "the memory bus at work for it",
-    "stall_cycles": "`cycles` without its unit at work",
-    "bound_cycles": "the roofline's",
-    "bound": "what is busiest: compute, epilogue or memory; latency where nothing is at work half the time",
+    "stall_cycles": "`cycles` without its unit at work; 0 where more of its work lies under other layers",
+    "bound_cycles": "the roofline's, of its work and of the bytes of its tiling: from `begin_cycle` to `end_cycle` it "
+    "is never less. `cycles` can be, where a part of it lies under other layers",
+    "bound": "what is busiest: compute for its unit, epilogue for one that its result passes through, memory for the "
+    "bus; latency where nothing is at work half the time",
     "utilization_fraction": "macs of those that its engine could do in `cycles`",
     **{f"read_{name}_bytes": f"{name} read from main memory" for name in ("activations", "weights")},
     "read_outputs_bytes": "sums that had been put away and are read again",
@@ -53,6 +54,10 @@ LAYER_COLUMNS: Mapping[str, str] = {
     "energy_pj": "all of them",
 }
 """Columns of layers.csv -> what stands there. Empty where a layer has no such figure."""
+
+
+CSV_NAMES = ("layers.csv", "COMPUTE_REPORT.csv", "BANDWIDTH_REPORT.csv", "DETAILED_ACCESS_REPORT.csv")
+"""what `write_csv` writes"""
 
 
 def new_tokens(graph: Graph) -> int | None:
@@ -138,7 +143,7 @@ def _read_bytes(result: Result) -> dict[str, int]:
 
 def layer_records(result: Result) -> list[dict[str, Any]]:
     """A record of every layer, in order, with the keys of `LAYER_COLUMNS`; None where there is no such figure."""
-    peak = peaks(result)
+    peak = result.peaks
     return [_record(layer, peak.get(layer.unit)) for layer in result.layers]
 
 
@@ -185,9 +190,9 @@ def _record(layer: LayerResult, peak: float | None) -> dict[str, Any]:
 def write_csv(result: Result, folder: Path) -> list[Path]:
     """Write layers.csv and, of the products, SCALE-Sim's three reports into `folder`, each atomically."""
     files = {"layers.csv": layers_csv(result), **scalesim_reports(result)}
-    for name, text in files.items():
-        write_atomic(folder / name, text)
-    return [folder / name for name in files]
+    for name in CSV_NAMES:
+        write_atomic(folder / name, files[name])
+    return [folder / name for name in CSV_NAMES]
 
 
 def layers_csv(result: Result) -> str:

@@ -56,15 +56,20 @@ def write_trace(result: Result, path: Path, progress: Any = None) -> int:
 
 
 def recorded(result: Result, progress: Any = None) -> tuple[Slice, ...]:
-    """Every transfer and step of the run. InputError where there are more than `MAX_SLICES`."""
-    most = sum(slices_of(built.stage) for built in result.built)
-    if most > MAX_SLICES:
-        rule = f"a trace of {most:,} transfers and steps; {MAX_SLICES:,} at most"
-        raise InputError(f"{result.network} on {result.machine.name}: {rule}; trace some layers with --layer GLOB")
+    """Every transfer and step of the run. InputError as `require_short`."""
+    require_short(result)
     program = repeats([built.stage for built in result.built])
     simulated = simulate(program, result.machine, record=True, progress=progress)
     assert simulated.total_cycles == result.total_cycles, "recorded, the program takes another time"
     return simulated.slices
+
+
+def require_short(result: Result) -> None:
+    """InputError unless at most `MAX_SLICES` transfers and steps of the run would be traced; nothing is simulated."""
+    most = sum(slices_of(built.stage) for built in result.built)
+    if most > MAX_SLICES:
+        rule = f"a trace of {most:,} transfers and steps; {MAX_SLICES:,} at most"
+        raise InputError(f"{result.network} on {result.machine.name}: {rule}; trace some layers with --layer GLOB")
 
 
 def slices_of(stage: Stage) -> int:
