@@ -50,7 +50,7 @@ def pim(
     title = f"{model}, {batch} requests of {data}, {seeds} draws; the paper's figure is a mean over its own batches"
     columns = ["system", "tokens/s", "NPU [%]", "PIM [%]", "bus [%]", "NeuPIMs over it", "paper"]
     table(title, columns, [_row(row) for row in rows])
-    print("gpu is a roofline, which no GPU reaches all the time; docs/neupims.md says why ratios differ from the paper's")
+    print("gpu is a roofline, which no GPU reaches all the time; docs/neupims.md says why ratios differ")
 
 
 def _row(row: dict[str, Any]) -> list[str]:
