@@ -297,3 +297,32 @@ def test_an_operand_of_an_epilogue_is_written_to_its_scratchpad_and_read_from_it
     assert more["scratchpads"] - less["scratchpads"] == pytest.approx(2 * bits * 10 / 64)
     assert more["dram"] - less["dram"] == pytest.approx(bits * DRAM_PJ_PER_BIT)
     assert all(more[part] == less[part] for part in ("engine", "vector"))
+
+
+# --- bytes at each level ---------------------------------------------------------------------------------------------
+
+
+def test_bytes_at_the_scratchpads_are_those_of_both_sides():
+    """One tile: what memory brings and takes, and the words that cross the array's edge; a norm: both sides alike."""
+    b = GraphBuilder("g")
+    b.vector("norm", "rmsnorm", b.linear("fc", b.tensor("x", (12, 16)), 8))
+    m = roomy(widths={"activations": 8, "weights": 4, "hidden": 16})
+    product_, norm = run(b.graph(), m).layers
+    words = engine(m).work((12, 16, 8)).words
+    acc_bits = m.engines[0].made.acc_bits
+    assert product_.scratchpad_bytes == {
+        "activations": 12 * 16 + words["act"],
+        "weights": 16 * 8 // 2 + words["weight"] // 2,
+        "outputs": 12 * 8 * 2 + (words["psum"] + words["out"]) * acc_bits // 8,
+    }
+    assert norm.scratchpad_bytes == {"activations": 2 * 12 * 8 * 2, "weights": 0, "outputs": 2 * 12 * 8 * 2}
+
+
+def test_probabilities_lie_where_the_scores_do():
+    """Fused attention: the activations' scratchpad sees queries alone."""
+    found = run(written_keys(), roomy(attention="fused"))
+    attention = next(layer for layer in found.layers if layer.what == "attention")
+    scores = Attention(batch=1, heads=4, kv_heads=2, queries=24, keys=24, head_dim=8, value_dim=8).scores
+    m = roomy()
+    crossed = scores.batch * engine(m).work((scores.M, scores.K, scores.N)).words["act"]
+    assert attention.scratchpad_bytes["activations"] == attention.read_bytes["activations"] + crossed

@@ -19,6 +19,8 @@ from hwsim.system.tiling import Product, Tiling, edge_bits, nest
 
 Energy = dict[str, float]
 """component -> pJ"""
+Bits = dict[Operand, Fraction]
+"""kind of operand -> bits that enter and leave its scratchpad"""
 
 
 def dram_pj_per_byte(machine: Machine) -> float:
@@ -44,45 +46,55 @@ def shapes(product: Product, tiling: Tiling) -> Iterator[tuple[int, Shape]]:
 
 def product_energy_pj(product: Product, tiling: Tiling, engine: Engine, machine: Machine) -> Energy:
     """Of a product in that tiling."""
-    energy = moves_energy_pj(nest(product, tiling, engine, machine), machine)
-    energy["engine"] = 0.0
-    for times, shape in shapes(product, tiling):
-        work = engine.work(shape)
-        energy["engine"] += times * work.energy_pj
-        energy["scratchpads"] += times * edge_energy_pj(machine, product, work.words)
-    outputs = product.batch * product.M * product.N
+    energy = access_energy_pj(nest(product, tiling, engine, machine), crossed_bits(product, tiling, engine), machine)
+    energy["engine"] = engine_energy_pj(product, tiling, engine)
     if product.lane_ops:
-        energy["vector"] = vector_energy_pj(outputs * product.lane_ops)
-    # what the epilogue reads beside the result
-    energy["scratchpads"] += float(outputs * product.extra_bits) * pad_pj_per_bit(machine.scratchpad(PAD_OF[EXTRA]))
+        energy["vector"] = vector_energy_pj(product.batch * product.M * product.N * product.lane_ops)
     return energy
 
 
-def edge_energy_pj(machine: Machine, product: Product, words: dict[str, int]) -> float:
-    """What crosses between the scratchpads and the engine."""
-    bits = edge_bits(product, words)
-    return sum(float(bits[kind]) * pad_pj_per_bit(machine.scratchpad(kind)) for kind in Operand)
+def engine_energy_pj(product: Product, tiling: Tiling, engine: Engine) -> float:
+    """Of the engine's own operations."""
+    return sum(times * engine.work(shape).energy_pj for times, shape in shapes(product, tiling))
 
 
-def moves_energy_pj(nodes: tuple[Node, ...], machine: Machine) -> Energy:
-    """Every transfer is an access to main memory and one to a scratchpad."""
-    energy = {"dram": 0.0, "scratchpads": 0.0}
+def crossed_bits(product: Product, tiling: Tiling, engine: Engine) -> Bits:
+    """What crosses between the scratchpads and the engine, and what the epilogue reads beside the result."""
+    total = {PAD_OF[EXTRA]: product.batch * product.M * product.N * product.extra_bits}
+    for times, shape in shapes(product, tiling):
+        bits = edge_bits(product, engine.work(shape).words)
+        total = together(total, {kind: times * crossed for kind, crossed in bits.items()})
+    return total
+
+
+def moved_bits(nodes: tuple[Node, ...]) -> Bits:
+    """What transfers write into the scratchpads and read from them."""
+    total: Bits = {}
+    for times, move in _moves(nodes):
+        kind = PAD_OF[move.buffer]
+        total[kind] = total.get(kind, Fraction(0)) + 8 * times * move.bytes
+    return total
+
+
+def _moves(nodes: tuple[Node, ...]) -> Iterator[tuple[int, Move]]:
     for times, step in steps_of(nodes):
         for move in (*step.loads, step.resume, step.store):
             if move is not None:
-                energy["dram"] += times * move.bytes * dram_pj_per_byte(machine)
-                energy["scratchpads"] += times * _pad_pj(machine, move)
-    return energy
+                yield times, move
 
 
-def _pad_pj(machine: Machine, move: Move) -> float:
-    return 8 * move.bytes * pad_pj_per_bit(machine.scratchpad(PAD_OF[move.buffer]))
+def together(*parts: Bits) -> Bits:
+    """Operand by operand."""
+    return {kind: sum((part.get(kind, Fraction(0)) for part in parts), Fraction(0)) for kind in Operand}
 
 
-def stream_pad_pj(machine: Machine, in_bits: Fraction, out_bits: Fraction) -> float:
-    """A unit reads what was brought and writes what leaves."""
-    acts, outs = machine.scratchpad(Operand.ACTIVATIONS), machine.scratchpad(Operand.OUTPUTS)
-    return float(in_bits) * pad_pj_per_bit(acts) + float(out_bits) * pad_pj_per_bit(outs)
+def access_energy_pj(nodes: tuple[Node, ...], crossed: Bits, machine: Machine) -> Energy:
+    """Every transfer is an access to main memory and one to a scratchpad; beside them `crossed` enters and leaves the
+    scratchpads on the other side."""
+    bits = together(moved_bits(nodes), crossed)
+    moved = sum(times * move.bytes for times, move in _moves(nodes))
+    pads = sum(float(bits[kind]) * pad_pj_per_bit(machine.scratchpad(kind)) for kind in Operand)
+    return {"dram": moved * dram_pj_per_byte(machine), "scratchpads": pads}
 
 
 def vector_energy_pj(lane_ops: int | Fraction) -> float:

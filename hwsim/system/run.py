@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil
 
 from hwsim.system.engines import modes_of
 from hwsim.system.lower import Planned, plan, waits_of
 from hwsim.system.machine import Machine
-from hwsim.system.power import Energy
+from hwsim.system.power import Energy, moved_bits, together
 from hwsim.system.program import repeats
 from hwsim.system.simulate import BUFFER_NAMES, Run, Simulated, Slice, memory_of, simulate
 from hwsim.system.stages import Builder, Built
@@ -54,6 +55,8 @@ class LayerResult:
     read_bytes: dict[str, int]
     """by operand"""
     written_bytes: int
+    scratchpad_bytes: dict[str, int]
+    """that enter and leave the scratchpads of activations, weights and outputs, on both sides"""
     energy_pj: Energy
     steps: int
 
@@ -212,6 +215,9 @@ def _layer(built: Built, came: Run, cycles: int, machine: Machine) -> LayerResul
         bound=_bound(came, unit, cycles),
         read_bytes={BUFFER_NAMES[buffer]: moved for buffer, moved in sorted(came.read_bytes.items())},
         written_bytes=came.written_bytes,
+        scratchpad_bytes={
+            kind.value: ceil(bits / 8) for kind, bits in together(moved_bits(built.stage.nodes), built.crossed).items()
+        },
         energy_pj=built.energy_pj,
         steps=came.steps,
     )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from fractions import Fraction
 from typing import Any
 
 from hwsim.energy import energy_pj
@@ -35,6 +34,8 @@ class Built:
     planned: Planned
     stage: Stage
     energy_pj: power.Energy
+    crossed: power.Bits
+    """between the scratchpads and the units"""
     tiling: Tiling | None = None
     found: Found | None = None
     """how the tiling was found; None where it was given"""
@@ -84,8 +85,14 @@ class Builder:
             waits=waits,
             weights_wait=planned.weights_wait,
         )
-        energy = power.product_energy_pj(planned.work, tiling, engine, self.machine)
-        return Built(planned=replace(planned, engine=engine), stage=stage, energy_pj=energy, tiling=tiling, found=found)
+        return Built(
+            planned=replace(planned, engine=engine),
+            stage=stage,
+            energy_pj=power.product_energy_pj(planned.work, tiling, engine, self.machine),
+            crossed=power.crossed_bits(planned.work, tiling, engine),
+            tiling=tiling,
+            found=found,
+        )
 
     def _best_mode(self, product: Product, modes: list[Engine], order: str | None) -> tuple[Found, Engine]:
         """Of those in which a tile fits; the last one's InputError where there is none."""
@@ -158,12 +165,12 @@ class Builder:
             buffers=tuple(_stream_bytes(work, rows).items()),
             copies=self.machine.copies,
         )
-        energy = power.moves_energy_pj(stage.nodes, self.machine)
         # the first unit reads what was brought, the last one writes what leaves
-        energy["scratchpads"] += power.stream_pad_pj(self.machine, work.rows * work.in_bits, work.rows * work.out_bits)
+        crossed = {Operand.ACTIVATIONS: work.rows * work.in_bits, Operand.OUTPUTS: work.rows * work.out_bits}
+        energy = power.access_energy_pj(stage.nodes, crossed, self.machine)
         for unit_pass in passes:
             energy[unit_pass.unit] = energy.get(unit_pass.unit, 0.0) + unit_pass.energy_pj
-        return Built(planned=planned, stage=stage, energy_pj=energy)
+        return Built(planned=planned, stage=stage, energy_pj=energy, crossed=crossed)
 
     def _piece(self, work: Stream, passes: list[_Pass], rows: int) -> Step:
         first, *others = passes
@@ -224,17 +231,20 @@ class Builder:
             buffers=tuple(_attention_bytes(first, second, tile, chunk).items()),
             copies=self.machine.copies,
         )
-        energy = power.moves_energy_pj(nodes, self.machine)
-        softmax = power.vector_energy_pj(rows.rows * rows.passes[0].lane_ops)
-        energy |= {"engine": 0.0, "vector": softmax}
-        for product, (k, n) in ((first, (first.K, chunk)), (second, (chunk, second.N))):
-            for times, shape in power.shapes(product, Tiling(order="mnk", tile=(tile, k, n))):
-                done = planned.engine.work(shape)
-                energy["engine"] += times * done.energy_pj
-                energy["scratchpads"] += times * power.edge_energy_pj(self.machine, product, done.words)
-        scores = rows.rows * rows.in_bits
-        energy["scratchpads"] += power.stream_pad_pj(self.machine, Fraction(0), scores + rows.rows * rows.out_bits)
-        return Built(planned=planned, stage=stage, energy_pj=energy, at_a_time=(tile, chunk))
+        pairs = [
+            (first, Tiling(order="mnk", tile=(tile, first.K, chunk))),
+            (second, Tiling(order="mnk", tile=(tile, chunk, second.N))),
+        ]
+        # softmax reads scores and writes what the second product multiplies
+        softmax = {Operand.OUTPUTS: rows.rows * (rows.in_bits + rows.out_bits)}
+        scores, context = (power.crossed_bits(*pair, planned.engine) for pair in pairs)
+        # what the second product multiplies lies where the scores do
+        context[Operand.OUTPUTS] += context.pop(Operand.ACTIVATIONS)
+        crossed = power.together(softmax, scores, context)
+        energy = power.access_energy_pj(nodes, crossed, self.machine)
+        energy["engine"] = sum(power.engine_energy_pj(*pair, planned.engine) for pair in pairs)
+        energy["vector"] = power.vector_energy_pj(rows.rows * rows.passes[0].lane_ops)
+        return Built(planned=planned, stage=stage, energy_pj=energy, crossed=crossed, at_a_time=(tile, chunk))
 
     def _attention_tile(self, first: Product, second: Product, engine: Engine) -> tuple[int, int]:
         """Queries and keys at a time: as many queries as have room with one fold of keys, then as many keys."""

@@ -12,6 +12,7 @@ from typing import Any
 from hwsim.files import write_atomic
 from hwsim.system import power
 from hwsim.system.engines import WORDS
+from hwsim.system.machine import Operand
 from hwsim.system.run import LayerResult, Result
 from hwsim.system.simulate import BUFFER_NAMES, memory_of
 from hwsim.system.stages import Built
@@ -49,6 +50,10 @@ LAYER_COLUMNS: Mapping[str, str] = {
     "read_outputs_bytes": "sums that had been put away and are read again",
     "read_epilogue_bytes": "read for work on the result, such as a residual",
     "written_bytes": "written to main memory",
+    **{
+        f"scratchpad_{kind.value}_bytes": f"{kind.value} that enter and leave their scratchpad, on both sides"
+        for kind in Operand
+    },
     "intensity_macs_per_byte": "macs a byte of main memory",
     **{f"energy_{name}_pj": f"energy of {name}" for name in COMPONENTS},
     "energy_pj": "all of them",
@@ -86,6 +91,9 @@ def totals(result: Result, tokens: int | None) -> dict[str, Any]:
         "utilization_fraction": result.utilization if result.peak_per_cycle else None,
         "read_bytes": _read_bytes(result),
         "written_bytes": sum(layer.written_bytes for layer in result.layers),
+        "scratchpad_bytes": {
+            kind.value: sum(layer.scratchpad_bytes[kind.value] for layer in result.layers) for kind in Operand
+        },
         "bytes": result.bytes,
         "bus_bytes_per_cycle": None if rate is None else float(rate),
         "busy_cycles": dict(sorted(result.busy_cycles.items())),
@@ -115,6 +123,7 @@ def total_rows(total: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("bytes moved", f"{total['bytes']:,}" + (f" at {rate:,g} a cycle" if rate else "")),
         *((f"read {name}", f"{count:,} bytes") for name, count in total["read_bytes"].items()),
         ("written", f"{total['written_bytes']:,} bytes"),
+        *((f"scratchpad of {kind}", f"{moved:,} bytes") for kind, moved in total["scratchpad_bytes"].items()),
         *((f"cycles bound by {name}", f"{share:.2%}") for name, share in total["bound_fraction"].items()),
         ("energy", si(energy * 1e-12, "J")),
         *(
@@ -178,6 +187,7 @@ def _record(layer: LayerResult, peak: float | None) -> dict[str, Any]:
         "utilization_fraction": layer.macs / (peak * layer.cycles) if peak and layer.cycles else None,
         **{f"read_{name}_bytes": layer.read_bytes.get(name) for name in BUFFER_NAMES.values() if name != "scores"},
         "written_bytes": layer.written_bytes,
+        **{f"scratchpad_{kind}_bytes": moved for kind, moved in layer.scratchpad_bytes.items()},
         "intensity_macs_per_byte": layer.intensity,
         **energy,
         "energy_pj": sum(layer.energy_pj.values()),
