@@ -22,7 +22,7 @@ SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
 
 @pytest.mark.parametrize("name, preset", PRESETS)
 def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
-    report = verify(unit(name).preset(preset), cases=5 if preset == "default" else 22, seed=7)
+    report = verify(unit(name).preset(preset), cases=5 if preset == "default" else 30, seed=7)
     assert report.findings == ()
     assert report.cycles > (60 if preset == "default" else 250)
     assert report.values > 40
