@@ -487,7 +487,8 @@ def test_fused_attention_keeps_its_scores(double, kib):
     pads = tuple(pad | {"kib": kib} for pad in BIG)
     m = big(attention="fused", scratchpads=pads, double_buffering=double)
     found = run(graph, m).layers[0]
-    tile, _ = run(graph, m).built[0].at_a_time
+    (_, tiling), _ = run(graph, m).built[0].products
+    tile = tiling.tile[0]
     blocks = math.ceil(24 / tile)
     assert (found.what, found.macs) == ("attention", op.macs)
     assert found.read_bytes == {"activations": 2 * 24 * 8, "weights": 2 * 2 * blocks * 20 * 8}

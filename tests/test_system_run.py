@@ -94,7 +94,8 @@ def test_context_waits_for_its_softmax_and_that_for_its_scores(double, queries, 
     b.add("a", op, (q, k, v), (queries, 32))
     m = roomy(kib, attention="fused", double_buffering=double, vector={"lanes": lanes})
     found = run(b.graph(), m, record=True)
-    tile, chunk = found.built[0].at_a_time
+    (_, tiling), _ = found.built[0].products
+    tile, _, chunk = tiling.tile
     softmax, (scores, context) = of(found, "vector", 0), groups(found)
     blocks = 2 * -(-2 * queries // tile)
     assert [len(scores), len(softmax), len(context)] == [blocks] * 3

@@ -139,16 +139,9 @@ def _cases(result: Result, operands: Operands) -> list[_Case]:
 
 
 def _products(built: Built) -> Iterator[tuple[str, Product, Tiling]]:
-    planned = built.planned
-    if planned.what == "product":
-        assert built.tiling is not None
-        yield planned.name, planned.work, built.tiling
-    elif planned.what == "attention":
-        first, _, second = planned.work
-        assert built.at_a_time is not None
-        queries, keys = built.at_a_time
-        yield f"{planned.name}.scores", first, Tiling(order="mnk", tile=(queries, first.K, keys))
-        yield f"{planned.name}.context", second, Tiling(order="mnk", tile=(queries, keys, second.N))
+    parts = ("",) if built.planned.what == "product" else (".scores", ".context")
+    for part, (product, tiling) in zip(parts, built.products, strict=False):
+        yield f"{built.planned.name}{part}", product, tiling
 
 
 # ---- the schedule with its indices

@@ -46,8 +46,13 @@ def shapes(product: Product, tiling: Tiling) -> Iterator[tuple[int, Shape]]:
 
 def product_energy_pj(product: Product, tiling: Tiling, engine: Engine, machine: Machine) -> Energy:
     """Of a product in that tiling."""
-    energy = access_energy_pj(nest(product, tiling, engine, machine), crossed_bits(product, tiling, engine), machine)
-    energy["engine"] = engine_energy_pj(product, tiling, engine)
+    nodes, crossed = nest(product, tiling, engine, machine), crossed_bits(product, tiling, engine)
+    return access_energy_pj(nodes, crossed, machine) | work_energy_pj(product, tiling, engine)
+
+
+def work_energy_pj(product: Product, tiling: Tiling, engine: Engine) -> Energy:
+    """Of the engine and of the vector unit's epilogue, without what they read and write."""
+    energy = {"engine": engine_energy_pj(product, tiling, engine)}
     if product.lane_ops:
         energy["vector"] = vector_energy_pj(product.batch * product.M * product.N * product.lane_ops)
     return energy

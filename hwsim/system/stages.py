@@ -14,9 +14,9 @@ from hwsim.system.engines import Engine, modes_of
 from hwsim.system.lower import Pass, Planned, Stream
 from hwsim.system.machine import LayerSpec, Machine, Operand, UnitSpec, bytes_of
 from hwsim.system.program import ACT, OUT, SCORES, WEIGHT, Loop, Move, Node, Stage, Step
-from hwsim.system.search import Found, search, stage_of
+from hwsim.system.search import Found, search
 from hwsim.system.simulate import BUFFER_NAMES, VECTOR
-from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, vector_cycles
+from hwsim.system.tiling import Product, Tiling, buffer_bytes, compute_cycles, fits, nest, vector_cycles
 from hwsim.transforms.maps import Hadamard
 from models.catalog import unit
 from models.unit import InputError, Unit, nearest, require
@@ -36,75 +36,84 @@ class Built:
     energy_pj: power.Energy
     crossed: power.Bits
     """between the scratchpads and the units"""
-    tiling: Tiling | None = None
-    found: Found | None = None
-    """how the tiling was found; None where it was given"""
-    at_a_time: tuple[int, int] | None = None
-    """queries and keys, of fused attention"""
+    products: tuple[tuple[Product, Tiling], ...] = ()
+    """one, or both of fused attention"""
+
+    @property
+    def tiling(self) -> Tiling | None:
+        """Of a product."""
+        return self.products[0][1] if self.planned.what == "product" else None
 
 
 class Builder:
-    """Makes stages, the tiling of each distinct product searched for once."""
+    """Makes stages; what layers have in common, the search for a tiling above all, is done once."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
-        self.found: dict[Any, Found] = {}
+        self.built: dict[Any, Built] = {}
         self.matched: set[str] = set()
         """patterns of the schedule that were of use"""
 
     def build(self, planned: Planned, waits: tuple[int, ...]) -> Built:
         """InputError names the layer where nothing fits."""
-        make: dict[str, Callable[[Planned, tuple[int, ...]], Built]] = {
-            "product": self._product,
-            "attention": self._attention,
-            "vector": self._stream,
-            "transform": self._stream,
-            "quantize": self._stream,
-        }
-        try:
-            return make[planned.what](planned, waits)
-        except InputError as error:
-            raise InputError(f"layer {planned.name}: {error}") from None
+        given = self._given(planned.name) if planned.what == "product" else None
+        key = (planned.what, planned.work, planned.engine, given)
+        if key not in self.built:
+            try:
+                self.built[key] = self._build(planned, given)
+            except InputError as error:
+                raise InputError(f"layer {planned.name}: {error}") from None
+        alike = self.built[key]
+        stage = replace(alike.stage, name=planned.name, waits=waits, weights_wait=planned.weights_wait)
+        return replace(alike, planned=replace(planned, engine=alike.planned.engine), stage=stage)
 
-    def _product(self, planned: Planned, waits: tuple[int, ...]) -> Built:
-        assert planned.engine is not None
-        given = self._given(planned.name)
-        modes = self._modes(planned.engine.name, given)
-        if given is not None and given.tile is not None:
-            found = None
-            engine, tiling = modes[0], self._given_tiling(planned.work, modes[0], given)
-        else:
-            found, engine = self._best_mode(planned.work, modes, given.order if given else None)
-            tiling = found.tiling
-        stage = stage_of(
-            planned.work,
-            tiling,
-            engine,
-            self.machine,
+    def _build(self, planned: Planned, given: LayerSpec | None) -> Built:
+        if planned.what == "product":
+            return self._product(planned, given)
+        return self._attention(planned) if planned.what == "attention" else self._stream(planned)
+
+    def _stage(self, planned: Planned, nodes: tuple[Node, ...], buffers: dict[int, int]) -> Stage:
+        """Without what other layers have to do with it."""
+        return Stage(
             name=planned.name,
-            waits=waits,
+            nodes=nodes,
+            waits=(),
             weights_wait=planned.weights_wait,
+            buffers=tuple(buffers.items()),
+            copies=self.machine.copies,
         )
+
+    def _product(self, planned: Planned, given: LayerSpec | None) -> Built:
+        assert planned.engine is not None
+        product, modes = planned.work, self._modes(planned.engine.name, given)
+        if given is not None and given.tile is not None:
+            engine, tiling = modes[0], self._given_tiling(product, modes[0], given)
+        else:
+            engine, tiling = self._best_mode(product, modes, given.order if given else None)
+        nodes = nest(product, tiling, engine, self.machine)
+        crossed = power.crossed_bits(product, tiling, engine)
+        energy = power.access_energy_pj(nodes, crossed, self.machine) | power.work_energy_pj(product, tiling, engine)
         return Built(
             planned=replace(planned, engine=engine),
-            stage=stage,
-            energy_pj=power.product_energy_pj(planned.work, tiling, engine, self.machine),
-            crossed=power.crossed_bits(planned.work, tiling, engine),
-            tiling=tiling,
-            found=found,
+            stage=self._stage(planned, nodes, buffer_bytes(product, tiling.tile)),
+            energy_pj=energy,
+            crossed=crossed,
+            products=((product, tiling),),
         )
 
-    def _best_mode(self, product: Product, modes: list[Engine], order: str | None) -> tuple[Found, Engine]:
+    def _best_mode(self, product: Product, modes: list[Engine], order: str | None) -> tuple[Engine, Tiling]:
         """Of those in which a tile fits; the last one's InputError where there is none."""
-        tried, refusal = [], None
+        tried: list[tuple[Engine, Found]] = []
+        refusal = None
         for mode in modes:
             try:
-                tried.append((self._search(product, mode, order), mode))
+                tried.append((mode, search(product, mode, self.machine, self.machine.schedule.objective, order)))
             except InputError as error:
                 refusal = error
         if not tried and refusal is not None:
             raise refusal
-        return min(tried, key=lambda pair: pair[0].value)
+        engine, found = min(tried, key=lambda pair: pair[1].value)
+        return engine, found.tiling
 
     def _modes(self, name: str, given: LayerSpec | None) -> list[Engine]:
         """The engine in every mode, or in the one that is given for the layer."""
@@ -141,30 +150,17 @@ class Builder:
         require(fits(self.machine, sizes), rule)
         return Tiling(order=given.order or "mnk", tile=(m, k, n))
 
-    def _search(self, product: Product, engine: Engine, order: str | None) -> Found:
-        key = (product, engine, order)
-        if key not in self.found:
-            self.found[key] = search(product, engine, self.machine, self.machine.schedule.objective, order)
-        return self.found[key]
-
     # ---- streams
 
-    def _stream(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+    def _stream(self, planned: Planned) -> Built:
         work: Stream = planned.work
         rows = self._rows(work)
         passes = [self._pass(done, work) for done in work.passes]
-        nodes: list[Node] = []
+        nodes: tuple[Node, ...] = ()
         for count, size in ((work.rows // rows, rows), (1, work.rows % rows)):
             if count and size:
                 nodes += _times(count, (self._piece(work, passes, size),))
-        stage = Stage(
-            name=planned.name,
-            nodes=tuple(nodes),
-            waits=waits,
-            weights_wait=True,
-            buffers=tuple(_stream_bytes(work, rows).items()),
-            copies=self.machine.copies,
-        )
+        stage = self._stage(planned, nodes, _stream_bytes(work, rows))
         # the first unit reads what was brought, the last one writes what leaves
         crossed = {Operand.ACTIVATIONS: work.rows * work.in_bits, Operand.OUTPUTS: work.rows * work.out_bits}
         energy = power.access_energy_pj(stage.nodes, crossed, self.machine)
@@ -217,34 +213,27 @@ class Builder:
 
     # ---- attention
 
-    def _attention(self, planned: Planned, waits: tuple[int, ...]) -> Built:
+    def _attention(self, planned: Planned) -> Built:
         """Scores stay on chip: for a number of queries all their scores, softmax, and their product with V."""
         assert planned.engine is not None
         first, rows, second = planned.work
         tile, chunk = self._attention_tile(first, second, planned.engine)
         nodes = self._attention_nodes(planned, tile, chunk)
-        stage = Stage(
-            name=planned.name,
-            nodes=nodes,
-            waits=waits,
-            weights_wait=planned.weights_wait,
-            buffers=tuple(_attention_bytes(first, second, tile, chunk).items()),
-            copies=self.machine.copies,
-        )
-        pairs = [
+        products = (
             (first, Tiling(order="mnk", tile=(tile, first.K, chunk))),
             (second, Tiling(order="mnk", tile=(tile, chunk, second.N))),
-        ]
+        )
         # softmax reads scores and writes what the second product multiplies
         softmax = {Operand.OUTPUTS: rows.rows * (rows.in_bits + rows.out_bits)}
-        scores, context = (power.crossed_bits(*pair, planned.engine) for pair in pairs)
+        scores, context = (power.crossed_bits(*pair, planned.engine) for pair in products)
         # what the second product multiplies lies where the scores do
         context[Operand.OUTPUTS] += context.pop(Operand.ACTIVATIONS)
         crossed = power.together(softmax, scores, context)
         energy = power.access_energy_pj(nodes, crossed, self.machine)
-        energy["engine"] = sum(power.engine_energy_pj(*pair, planned.engine) for pair in pairs)
+        energy["engine"] = sum(power.engine_energy_pj(*pair, planned.engine) for pair in products)
         energy["vector"] = power.vector_energy_pj(rows.rows * rows.passes[0].lane_ops)
-        return Built(planned=planned, stage=stage, energy_pj=energy, crossed=crossed, at_a_time=(tile, chunk))
+        stage = self._stage(planned, nodes, _attention_bytes(first, second, tile, chunk))
+        return Built(planned=planned, stage=stage, energy_pj=energy, crossed=crossed, products=products)
 
     def _attention_tile(self, first: Product, second: Product, engine: Engine) -> tuple[int, int]:
         """Queries and keys at a time: as many queries as have room with one fold of keys, then as many keys."""
