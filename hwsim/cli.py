@@ -616,7 +616,7 @@ def sweep(
     """Evaluate every point of a study that is not in its store yet; leaves store, CSV, resolved config and report."""
     from rich.console import Console
 
-    from hwsim.sweep import run_sweep
+    from hwsim.sweep.driver import run_sweep
 
     console = Console(stderr=True, quiet=not sys.stderr.isatty()) if as_json else None
     result = run_sweep(file, out, workers=workers, liberty=liberty, console=console)

@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-import hwsim.evaluate
+import hwsim.sweep.evaluate
 import hwsim.synth
-from hwsim.config import Point
-from hwsim.evaluate import SPREAD_SEEDS, check, engine_params, evaluate, quantizers
 from hwsim.metrics import METRICS
 from hwsim.networks import get_network
 from hwsim.quantize import engine_formats, quantize_network, work_of
 from hwsim.quantizers import get_quantizer
+from hwsim.sweep.evaluate import SPREAD_SEEDS, check, engine_params, evaluate, quantizers
+from hwsim.sweep.space import Point
 from hwsim.transforms import prepare
 from models.catalog import unit
 from models.formats import IntFormat
@@ -31,7 +31,7 @@ def _cache(tmp_path_factory):
     """One for all tests here: what units cost is no other test's matter. Quantizers of two lanes are soon mapped."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HWSIM_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setitem(hwsim.evaluate.QUANTIZER, "lanes", LANES)
+        patch.setitem(hwsim.sweep.evaluate.QUANTIZER, "lanes", LANES)
         yield
 
 

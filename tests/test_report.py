@@ -15,7 +15,7 @@ import hwsim.report
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.page import script_json, vl_version
 from hwsim.report import MAX_BYTES, MAX_MESSAGE, WORDS, sample, write_picture, write_report
-from hwsim.store import DONE, FAILED, close_store, open_store, read_store, save, save_study, study_rows
+from hwsim.sweep.store import DONE, FAILED, close_store, open_store, read_store, save, save_study, study_rows
 from models.unit import InputError
 
 NASTY = '</script><img src=x onerror="alert(1)">\'&amp;\n\u2028]]>'

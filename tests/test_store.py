@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hwsim.metrics import METRICS
-from hwsim.store import (
+from hwsim.sweep.store import (
     COLUMNS,
     DONE,
     FAILED,

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-import hwsim.sweep
-from hwsim.config import Point, load_study
+import hwsim.sweep.driver
 from hwsim.metrics import FRONT, METRICS, Direction, metric, pareto
 from hwsim.report import write_report
-from hwsim.store import close_store, read_store, study_rows
-from hwsim.sweep import point_key, run_sweep, sources_hash, versions
+from hwsim.sweep.driver import point_key, run_sweep, sources_hash, versions
+from hwsim.sweep.space import Point, load_study
+from hwsim.sweep.store import close_store, read_store, study_rows
 from hwsim.synth.library import builtin
 from models.unit import InputError
 
@@ -126,13 +126,13 @@ def no_lutgemm(point):
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
     """Reports have their own tests; and a source file edited during a test must not make points new."""
-    monkeypatch.setattr(hwsim.sweep, "write_report", lambda store, out: out.write_text(str(store)))
-    monkeypatch.setattr(hwsim.sweep, "sources_hash", lambda: "fixed")
+    monkeypatch.setattr(hwsim.sweep.driver, "write_report", lambda store, out: out.write_text(str(store)))
+    monkeypatch.setattr(hwsim.sweep.driver, "sources_hash", lambda: "fixed")
 
 
 @pytest.fixture
 def report(quick, monkeypatch):  # noqa: ARG001 - after it
-    monkeypatch.setattr(hwsim.sweep, "write_report", write_report)
+    monkeypatch.setattr(hwsim.sweep.driver, "write_report", write_report)
 
 
 @pytest.fixture
@@ -169,10 +169,10 @@ def evaluations(tmp_path):
 def child(study_file, out, function):
     """A sweep in a process of its own, which ends with 130 when interrupted."""
     code = (
-        "import sys; from pathlib import Path; import hwsim.sweep; import test_sweep as t\n"
-        "hwsim.sweep.sources_hash = lambda: 'fixed'\n"
-        "try: hwsim.sweep.run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, evaluate=getattr(t, sys.argv[3]),"
-        " check=t.anything)\n"
+        "import sys; from pathlib import Path; import hwsim.sweep.driver; import test_sweep as t\n"
+        "hwsim.sweep.driver.sources_hash = lambda: 'fixed'\n"
+        "try: hwsim.sweep.driver.run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), workers=2,"
+        " evaluate=getattr(t, sys.argv[3]), check=t.anything)\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
     )
     return subprocess.Popen(
@@ -408,7 +408,7 @@ def test_the_sources_are_part_of_the_key(tmp_path, monkeypatch):
     package.mkdir()
     (package / "__init__.py").write_text("x = 1\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(hwsim.sweep, "PACKAGES", ("pack",))
+    monkeypatch.setattr(hwsim.sweep.driver, "PACKAGES", ("pack",))
     seen = [sources_hash(), sources_hash()]
     (package / "__init__.py").write_text("x = 2\n")
     seen.append(sources_hash())
@@ -516,7 +516,7 @@ def test_tables_are_printed_before_the_report_is_written(study_file, tmp_path, m
     def fail(_store, out):
         raise InputError(f"{out}: no")
 
-    monkeypatch.setattr(hwsim.sweep, "write_report", fail)
+    monkeypatch.setattr(hwsim.sweep.driver, "write_report", fail)
     console = Console(file=io.StringIO(), width=200)
     with pytest.raises(InputError, match=r"no$"):
         run_sweep(study_file, tmp_path / "r", evaluate=cheap, check=anything, console=console)

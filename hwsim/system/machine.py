@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
-from hwsim.config import engine_name, settings
 from hwsim.document import NAME, STRICT, load_yaml, validated
 from hwsim.options import parse_options
+from hwsim.sweep.space import engine_name, settings
 from models.catalog import UNITS, unit
 from models.unit import InputError, nearest, require
 

@@ -28,10 +28,10 @@ from typing import IO, Any
 
 import numpy as np
 
-from hwsim.config import Point
 from hwsim.files import os_errors
 from hwsim.metrics import METRICS
-from hwsim.store import DONE, FAILED
+from hwsim.sweep.space import Point
+from hwsim.sweep.store import DONE, FAILED
 from models.unit import InputError
 
 Evaluate = Callable[..., Mapping[str, Any]]
@@ -143,7 +143,7 @@ def _start(job: Job) -> _Worker:
     return worker
 
 
-SERVE = "import sys; from hwsim.workers import serve; serve(int(sys.argv[1]))"
+SERVE = "import sys; from hwsim.sweep.workers import serve; serve(int(sys.argv[1]))"
 
 
 def _search_path() -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from hwsim.config import Point, activation_kinds
 from hwsim.energy import energy_by_kind_pj, energy_pj
 from hwsim.metrics import NETWORK_METRICS
+from hwsim.sweep.space import Point, activation_kinds
 from hwsim.transforms.maps import Cost
 from models.catalog import unit
 from models.floats import HALF_BITS, HALF_DIGITS, ActFormat

@@ -1,6 +1,6 @@
 """Sweeps: every point of a study evaluated once, by worker processes, into a store that survives being killed.
 
-Only this process writes; `hwsim.workers` evaluates.
+Only this process writes; `hwsim.sweep.workers` evaluates.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hwsim.config import Point, Study, how, load_study
 from hwsim.files import cache_root, os_errors, require_file, require_writable, sweep_stale, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.report import by_area, write_report
-from hwsim.store import (
+from hwsim.sweep.space import Point, Study, how, load_study
+from hwsim.sweep.store import (
     DONE,
     FAILED,
     Row,
@@ -38,7 +38,7 @@ from hwsim.store import (
     study_rows,
     to_csv,
 )
-from hwsim.workers import Evaluate, Event, Job, evaluate_points
+from hwsim.sweep.workers import Evaluate, Event, Job, evaluate_points
 from models.unit import InputError, require
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ def run_sweep(
     number of workers or their order. A failed point is kept with its message and tried again by the next run.
 
     `workers` defaults to the number of CPUs. `liberty` is a cell library in place of the built-in one; it is read once,
-    and the workers use a copy in the study's folder. `evaluate` and `check` default to those of `hwsim.evaluate`; they
-    must be functions at the top of an importable module. `check` is called with every point before anything runs,
+    and the workers use a copy in the study's folder. `evaluate` and `check` default to those of
+    `hwsim.sweep.evaluate`; they must be functions at the top of an importable module. `check` is called with every point before anything runs,
     raises InputError for one that cannot be built, and returns what config.resolved.json says of it.
 
     Prints all points and the front before the report is written, and last how many points failed, if any did.
@@ -99,7 +99,7 @@ def run_sweep(
     study = load_study(study_file)
     _check_machine(own_evaluation=evaluate is not None)
     if evaluate is None or check is None:
-        from hwsim import evaluate as default
+        from hwsim.sweep import evaluate as default
 
         evaluate, check = evaluate or default.evaluate, check or default.check
     library = _library_text(liberty)

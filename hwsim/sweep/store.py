@@ -16,9 +16,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from hwsim.config import Study
 from hwsim.files import os_errors, require_file, write_atomic
 from hwsim.metrics import METRICS
+from hwsim.sweep.space import Study
 from models.unit import InputError, require
 
 APPLICATION_ID = 0x6877736D

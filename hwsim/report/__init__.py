@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hwsim.config import FLOAT_ACTIVATIONS
 from hwsim.files import os_errors, write_atomic
 from hwsim.metrics import FRONT, METRICS, pareto
 from hwsim.page import HEAD, STYLE, document, figure, still
-from hwsim.store import DONE, Row, close_store, read_store, read_study, study_rows
+from hwsim.sweep.space import FLOAT_ACTIVATIONS
+from hwsim.sweep.store import DONE, Row, close_store, read_store, read_study, study_rows
 from models.unit import InputError, require
 
 MAX_BYTES = 2_000_000

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from hwsim.config import Point, load_study
 from hwsim.document import MAX_BYTES, MAX_DEPTH, load_yaml
-from hwsim.evaluate import check
+from hwsim.sweep.evaluate import check
+from hwsim.sweep.space import Point, load_study
 from models.unit import InputError
 
 SWEEPS = sorted((Path(__file__).parent.parent / "sweeps").glob("*.yaml"))
