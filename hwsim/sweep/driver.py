@@ -86,8 +86,9 @@ def run_sweep(
 
     `workers` defaults to the number of CPUs. `liberty` is a cell library in place of the built-in one; it is read once,
     and the workers use a copy in the study's folder. `evaluate` and `check` default to those of
-    `hwsim.sweep.evaluate`; they must be functions at the top of an importable module. `check` is called with every point before anything runs,
-    raises InputError for one that cannot be built, and returns what config.resolved.json says of it.
+    `hwsim.sweep.evaluate`; they must be functions at the top of an importable module. `check` is called with every
+    point before anything runs, raises InputError for one that cannot be built, and returns what config.resolved.json
+    says of it.
 
     Prints all points and the front before the report is written, and last how many points failed, if any did.
 
