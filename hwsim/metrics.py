@@ -8,6 +8,7 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from models.unit import nearest, require
 
@@ -286,18 +287,22 @@ def pareto(points: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
     directions. Equal points do not dominate each other: all are kept. Points that lack one of the metrics (None or no
     such key) are left out. InputError for an unknown metric or one without a direction.
     """
-    signs = np.array([_sign(name) for name in metrics])
+    signs = [_sign(name) for name in metrics]
     whole = [i for i, point in enumerate(points) if all(point.get(name) is not None for name in metrics)]
     costs = np.array([[float(points[i][name]) for name in metrics] for i in whole]).reshape(len(whole), len(signs))
-    costs = costs * signs
+    return sorted(whole[row] for row in nondominated(costs * np.array(signs)))
+
+
+def nondominated(costs: NDArray[np.float64]) -> list[int]:
+    """Indices of the rows of `costs` [points, objectives], smaller is better, that no other row dominates."""
     front: list[int] = []
     # in lexicographic order a point can only be dominated by one before it
-    for row in np.lexsort(costs.T[::-1]) if whole else ():
+    for row in np.lexsort(costs.T[::-1]) if len(costs) else ():
         kept = costs[front]
         dominated = (kept <= costs[row]).all(axis=1) & (kept < costs[row]).any(axis=1)
         if not dominated.any():
             front.append(int(row))
-    return sorted(whole[row] for row in front)
+    return front
 
 
 def _sign(name: str) -> float:
