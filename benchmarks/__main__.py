@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks import hardware, networks, numeric, report, system
+from benchmarks import hardware, networks, numeric, report, sweeps, system
 from benchmarks.measure import Result
 from hwsim.files import write_atomic
 from models.unit import InputError, nearest, require
@@ -28,6 +28,8 @@ BENCHMARKS: Mapping[str, Callable[[], list[Result]]] = {
     "system-onnx": system.onnx_file,
     "system-skip": system.rounds_skipped,
     "system-search": system.tilings,
+    "sweep": sweeps.sweep,
+    "sweep-large": sweeps.large,
     "timing": numeric.cycle_formulas,
     "import": hardware.import_time,
     "emit": hardware.emit,

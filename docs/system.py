@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hwsim.coders import QUANTIZER
 from hwsim.files import write_atomic
-from hwsim.sweep.evaluate import QUANTIZER
 from hwsim.system.lower import Stream, widths_of
 from hwsim.system.machine import (
     DramSpec,

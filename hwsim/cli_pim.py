@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, print_json, require_targets, table, target
+from hwsim import completion
+from hwsim.terminal import Json, print_json, require_targets, say, table, target
 from models.unit import require
 
 if TYPE_CHECKING:
@@ -22,7 +23,12 @@ def register(app: typer.Typer) -> None:
 
 
 def pim(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="gpt3-7b, gpt3-13b, gpt3-30b or gpt3-175b")],
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="gpt3-7b, gpt3-13b, gpt3-30b or gpt3-175b", autocompletion=completion.decoders
+        ),
+    ],
     batch: Annotated[int, typer.Option(min=1, max=4096, help="requests served at once")] = 256,
     data: Annotated[str, typer.Option(help="lengths of requests like those of sharegpt or alpaca")] = "sharegpt",
     seeds: Annotated[int, typer.Option(min=1, max=MOST_SEEDS, help="draws of the lengths: 0, 1, ...")] = 3,
@@ -50,7 +56,7 @@ def pim(
     title = f"{model}, {batch} requests of {data}, {seeds} draws; the paper's figure is a mean over its own batches"
     columns = ["system", "tokens/s", "NPU [%]", "PIM [%]", "bus [%]", "NeuPIMs over it", "paper"]
     table(title, columns, [_row(row) for row in rows])
-    print("gpu is a roofline, which no GPU reaches all the time; docs/neupims.md says why ratios differ")
+    say("gpu is a roofline, which no GPU reaches all the time; docs/neupims.md says why ratios differ")
 
 
 def _row(row: dict[str, Any]) -> list[str]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, counting, print_json, printable, require_targets, table, target, width
+from hwsim import completion
+from hwsim.terminal import Json, counting, print_json, printable, require_targets, say, table, target, width
 from models.unit import InputError, require
 
 if TYPE_CHECKING:
@@ -23,10 +24,19 @@ if TYPE_CHECKING:
 
 Network = Annotated[
     str,
-    typer.Argument(metavar="NETWORK", help="a name of `hwsim networks`, an .onnx, a config.json, a SCALE-Sim .csv"),
+    typer.Argument(
+        metavar="NETWORK",
+        help="a name of `hwsim networks`, an .onnx, a config.json, a SCALE-Sim .csv",
+        autocompletion=completion.workloads,
+    ),
 ]
 MachineName = Annotated[
-    str, typer.Argument(metavar="MACHINE", help="a name of `hwsim machines`, a .yaml file, a SCALE-Sim .cfg")
+    str,
+    typer.Argument(
+        metavar="MACHINE",
+        help="a name of `hwsim machines`, a .yaml file, a SCALE-Sim .cfg",
+        autocompletion=completion.machines,
+    ),
 ]
 
 
@@ -142,7 +152,7 @@ def run(
         print_json(_answer(result, at_once, written, rows))
     else:
         _print(result, at_once, layers, rows)
-        print(*written, sep="\n", end="\n" if written else "")
+        say(*written)
     raise typer.Exit(0 if all(row.equal for row in rows or ()) else 1)
 
 
@@ -289,7 +299,7 @@ def _print(result: Result, tokens: int | None, layers: bool, rows: list[Checked]
         _print_layers([_layer_row(group) for group in groups(result)])
     if rows is not None:
         _print_check(rows)
-    print(*map(printable, result.notes), sep="\n", end="\n" if result.notes else "")
+    say(*map(printable, result.notes))
 
 
 def _print_layers(rows: list[dict[str, str]]) -> None:
@@ -348,7 +358,7 @@ def _print_check(rows: Sequence[Checked]) -> None:
     title = "tiles in the schedule's order against the untiled product, bit for bit"
     table(title, columns, [[row[column] for column in columns] for row in shown])
     equal = sum(row.equal for row in rows)
-    print(f"{equal} of {len(rows)} distinct products equal", *map(printable, notes), sep="; ")
+    say("; ".join([f"{equal} of {len(rows)} distinct products equal", *map(printable, notes)]))
 
 
 def _check_row(row: Checked) -> dict[str, str]:

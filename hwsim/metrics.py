@@ -295,6 +295,8 @@ def pareto(points: Sequence[Mapping[str, Any]], metrics: Sequence[str]) -> list[
 
 def nondominated(costs: NDArray[np.float64]) -> list[int]:
     """Indices of the rows of `costs` [points, objectives], smaller is better, that no other row dominates."""
+    if costs.shape[1] == 2 and len(costs):
+        return _staircase(costs)
     front: list[int] = []
     # in lexicographic order a point can only be dominated by one before it
     for row in np.lexsort(costs.T[::-1]) if len(costs) else ():
@@ -303,6 +305,13 @@ def nondominated(costs: NDArray[np.float64]) -> list[int]:
         if not dominated.any():
             front.append(int(row))
     return front
+
+
+def _staircase(costs: NDArray[np.float64]) -> list[int]:
+    """The same for two objectives in the time of sorting: along the first, only a new best in the second counts."""
+    distinct, place = np.unique(costs, axis=0, return_inverse=True)
+    before = np.minimum.accumulate(np.concatenate([[np.inf], distinct[:-1, 1]]))
+    return np.flatnonzero((distinct[:, 1] < before)[place.reshape(-1)]).tolist()
 
 
 def _sign(name: str) -> float:

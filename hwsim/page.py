@@ -1,6 +1,6 @@
 """What every HTML page of ours is made of: one self-contained file, readable without JavaScript and without a network.
 
-Figures stand in it twice: drawn as SVG, and as a Vega-Lite specification that the page's script makes interactive.
+Figures of `document` stand in it twice: drawn as SVG, and as a Vega-Lite specification that makes them interactive.
 """
 
 from __future__ import annotations
@@ -65,7 +65,11 @@ HEAD = """<!DOCTYPE html>
 
 def document(title: str, style: str, body: Sequence[str], datasets: Datasets) -> str:
     """The page: `title` as text, `body` as HTML that is escaped already, and what makes its figures interactive."""
-    scripts = [_bundle(), SCRIPT]
+    return page(title, style, body, datasets, [_bundle(), SCRIPT])
+
+
+def page(title: str, style: str, body: Sequence[str], data: Any, scripts: Sequence[str]) -> str:
+    """A page with these scripts, which find `data` as JSON in the element `datasets`; else as `document`."""
     return "\n".join(
         [
             f'{HEAD}"{_policy(scripts)}">',
@@ -75,7 +79,7 @@ def document(title: str, style: str, body: Sequence[str], datasets: Datasets) ->
             "</head>",
             "<body>",
             *body,
-            f'<script type="application/json" id="datasets">{script_json(datasets)}</script>',
+            f'<script type="application/json" id="datasets">{script_json(data)}</script>',
             *(f"<script>{script}</script>" for script in scripts),
             "</body>",
             "</html>",
@@ -134,6 +138,12 @@ def still(chart: Any, datasets: Datasets) -> str:
     specification = _without_tooltips(chart.to_dict()) | {"datasets": dict(datasets)}
     svg = _vl_convert().vegalite_to_svg(specification, vl_version=vl_version())
     return _renumbered(svg, chart.title)
+
+
+def still_png(chart: Any, datasets: Datasets) -> bytes:
+    """The chart as PNG, two pixels a unit."""
+    specification = _without_tooltips(chart.to_dict()) | {"datasets": dict(datasets)}
+    return bytes(_vl_convert().vegalite_to_png(specification, vl_version=vl_version(), scale=2))
 
 
 def _without_tooltips(specification: Any) -> Any:

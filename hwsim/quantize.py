@@ -354,7 +354,7 @@ class Work:
 
     products: tuple[dict[str, Any], ...]
     """what the engine's `timing` and `ops` take for each product: the shape and, where cycles depend on what the
-    operands hold, what they need to know of these operands"""
+    operands hold, what they need to know of these operands; or what else `work_of` was asked to note"""
     maps: tuple[tuple[Map, int, int], ...]
     """online map, M, K"""
     codes: tuple[tuple[Format, Hadamard | None, int, int], ...]
@@ -362,14 +362,21 @@ class Work:
     from (None: FP16 out of memory), M, K"""
 
 
-def work_of(quantized: QuantizedNetwork) -> Work:
-    """What one forward pass over the network's workload does on the engine."""
+def shape_of(params: Any, A: Any, W: Any) -> dict[str, Any]:
+    """What the engine's `timing` and `ops` take for this product."""
+    return unit_of(params).shape_of(params, A, W)
+
+
+def work_of(quantized: QuantizedNetwork, note: Callable[[Any, Any, Any], Any] = shape_of) -> Work:
+    """What one forward pass over the network's workload does on the engine.
+
+    `note` says what is kept of a product of the engine's params, its A and its W.
+    """
     products, maps, codes = [], [], []
     last: list[Hadamard | None] = [None]
 
     def multiply(product: Product, q: Quantized) -> Floats:
-        entry = unit_of(product.params)
-        products.append(entry.shape_of(product.params, engine_input(product.params, q)[0], product.operand))
+        products.append(note(product.params, engine_input(product.params, q)[0], product.operand))
         return on_engine(product, q)
 
     def turn(m: Map, y: Floats, worth: Floats) -> tuple[Floats, Floats]:

@@ -1,14 +1,17 @@
-"""What the commands have in common: tables, JSON, a bar that counts, and the paths of files that they write."""
+"""What the commands have in common: tables, JSON, a bar that counts, --quiet, paths of files that they write."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
+import inspect
 import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +20,59 @@ import typer
 from models.unit import require
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="print no tables, notes or progress; errors and --json remain")]
+
+EXIT_CODES = {
+    0: "done",
+    1: "a check failed: RTL and model differ, a point failed, a difference is over its threshold, a tool is broken",
+    2: "bad input, or something that the system refuses: one line on standard error",
+    130: "interrupted; a sweep keeps what was finished",
+}
+"""exit status -> what it means, of every command"""
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+def exit_codes() -> str:
+    """`EXIT_CODES` for the end of a help page."""
+    return "\n\n".join(["Exit codes:", *(f"{status}: {meaning}" for status, meaning in EXIT_CODES.items())])
+
+
+def offer_quiet(app: typer.Typer) -> None:
+    """Give --quiet to every command that the app has now."""
+    for command in app.registered_commands:
+        if command.callback is not None:
+            command.callback = _with_quiet(command.callback)
+
+
+def _with_quiet(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command with the option --quiet, which holds while it runs."""
+
+    @functools.wraps(command)
+    def run(*, quiet: bool = False, **given: Any) -> Any:
+        token = _QUIET.set(quiet)
+        try:
+            return command(**given)
+        finally:
+            _QUIET.reset(token)
+
+    # typer reads options from the signature and from the annotations
+    signature = inspect.signature(command, eval_str=True)
+    option = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=Quiet)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), option])
+    run.__annotations__ = {**command.__annotations__, "quiet": Quiet}
+    return run
+
+
+def quiet() -> bool:
+    """Whether the command that runs was given --quiet."""
+    return _QUIET.get()
+
+
+def say(*lines: Any) -> None:
+    """Print lines for people, unless the command is quiet."""
+    for line in () if quiet() else lines:
+        print(line)
 
 
 def print_json(value: Any) -> None:
@@ -37,7 +93,9 @@ def printable(text: str) -> str:
 
 
 def table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
-    """Print a table; numbers stand to the right, the first column to the left."""
+    """Print a table, unless the command is quiet; numbers stand to the right, the first column to the left."""
+    if quiet():
+        return
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
@@ -64,7 +122,8 @@ def counting(what: str = "synthesising") -> Iterator[Any]:
     from rich.markup import escape
     from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty()) as bar:
+    hidden = quiet() or not sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total, label: bar.update(
             task, completed=done, total=total, description=escape(printable(label))

@@ -156,6 +156,11 @@ COMPARED = (
 )
 
 
+def value_free(params: AdderTreeParams) -> tuple[str, ...]:
+    """Trees and style; the lanes too where sums wrap, since saturation looks at each block of them."""
+    return ("trees", "style", "lanes") if params.overflow is Overflow.WRAP else ("trees", "style")
+
+
 def golden(params: AdderTreeParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + A @ W; the exact sum of each `lanes` products, in order of k, is added and fitted to
     `acc_bits`. The same in all styles.

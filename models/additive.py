@@ -108,6 +108,11 @@ COMPARED = (
 )
 
 
+def value_free(params: AdditiveParams) -> tuple[str, ...]:
+    """Columns; rows too where tiles of K change no sum."""
+    return ("cols", "rows") if params.columns.wraps else ("cols",)
+
+
 def golden(params: AdditiveParams, A: NDArray[Any], W: NDArray[Any], psum: Any = None) -> Result:
     """Y[M, N] = psum + A @ W, W [K, N] of -1 and +1, as models/columns.py sums it: int64, or float32 with FP16."""
     return columns.golden(params.columns, A, _signs(params, W), psum)

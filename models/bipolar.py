@@ -123,6 +123,11 @@ COMPARED = compared.low_bit(
 )
 
 
+def value_free(params: BipolarParams) -> tuple[str, ...]:
+    """Columns; rows too where tiles of K change no sum."""
+    return ("cols", "rows") if params.columns.wraps else ("cols",)
+
+
 def golden(params: BipolarParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + 4 A @ W with `correction`, psum + 2 A @ W without, W then of odd integers.
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from models.unit import Kind, Unit, nearest, require
+from models.unit import InputError, Kind, Unit, nearest
 
 UNITS = {
     u.name: u
@@ -43,7 +43,8 @@ UNITS = {
 
 def unit(name: str) -> Unit:
     """The catalogue entry of that name; InputError with the nearest name otherwise."""
-    require(name in UNITS, f"no unit {name!r}; {nearest(name, UNITS)}")
+    if name not in UNITS:
+        raise InputError(f"no unit {name!r}; {nearest(name, UNITS)}")
     return UNITS[name]
 
 

@@ -70,6 +70,11 @@ class Columns:
         return self.act_format is ActFormat.FP16
 
     @property
+    def wraps(self) -> bool:
+        """Whether sums are integers modulo 2^acc_bits, which no cut of K into tiles changes."""
+        return not self.is_float and self.overflow is Overflow.WRAP
+
+    @property
     def summed(self) -> bool:
         """Whether the total has a register of its own before it meets the partial sum."""
         return self.is_float or self.interval > 1

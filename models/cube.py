@@ -140,6 +140,11 @@ COMPARED = (
 )
 
 
+def value_free(params: CubeParams) -> tuple[str, ...]:
+    """The style; the edge too where sums wrap, since saturation looks at each block of it."""
+    return ("style", "n") if params.overflow is Overflow.WRAP else ("style",)
+
+
 def golden(params: CubeParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = A @ W; the exact sum of each n products, in order of k, is added and fitted to `acc_bits`.
 

@@ -137,6 +137,11 @@ COMPARED = (
 )
 
 
+def value_free(params: DequantParams) -> tuple[str, ...]:
+    """Geometry: products are added one by one in order of k."""
+    return "rows", "cols"
+
+
 def golden(params: DequantParams, A: NDArray[Any], W: GroupedWeights, psum: NDArray[Any] | None = None) -> NDArray[Any]:
     """Y[M, N] = psum + A @ dequantized W, products added in order of k; the order does not depend on the folds.
 

@@ -96,6 +96,11 @@ def float_geometry(rows: int, cols: int) -> gemm.Stationary:
     )
 
 
+def value_free(params: FpmacParams) -> tuple[str, ...]:
+    """Geometry: products are added one by one in order of k."""
+    return "rows", "cols"
+
+
 def golden(params: FpmacParams, A: NDArray[Any], W: NDArray[Any], psum: NDArray[Any] | None = None) -> Singles:
     """Y[M, N] float32 = psum + A @ W, products added in order of k, each sum rounded to nearest even.
 

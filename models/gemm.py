@@ -127,6 +127,8 @@ def check_shape(**sizes: Any) -> tuple[Any, ...]:
 
 
 def _size(name: str, size: Any) -> Any:
+    if type(size) is int and 1 <= size <= LARGEST_SIZE:
+        return size
     values = np.asarray(size)
     if not np.issubdtype(values.dtype, np.integer) or not bool(np.all(values >= 1)):
         raise InputError(f"shape: {name} must be a whole number of at least 1, not {size!r}")

@@ -39,6 +39,8 @@ __all__ = ["shape_of"]
 
 STAGES = 3
 """tables, sums, products"""
+TABLE_FIELDS = ("half_table", "registered", "serial", "readers")
+"""parameters that say how tables are held and read, and change no sum"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -328,6 +330,11 @@ COMPARED = (
         differs=_WHY,
     ),
 )
+
+
+def value_free(params: LutGemmParams) -> tuple[str, ...]:
+    """Columns and how tables are held and read; where tiles of K change no sum also their sizes."""
+    return (*TABLE_FIELDS, "cols", *(("rows", "mu") if params.columns.wraps else ()))
 
 
 def golden(params: LutGemmParams, A: NDArray[Any], W: BcqWeights, psum: Any = None) -> Any:

@@ -111,6 +111,11 @@ COMPARED = (
 )
 
 
+def value_free(params: Matrix2dParams) -> tuple[str, ...]:
+    """Geometry and style: products are added one by one in order of k."""
+    return "rows", "cols", "style"
+
+
 def golden(params: Matrix2dParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = A @ W, products added in order of k, each sum wrapped or saturated to `acc_bits`.
 

@@ -142,6 +142,11 @@ COMPARED = (
 )
 
 
+def value_free(params: MixpeParams) -> tuple[str, ...]:
+    """Columns; rows too where tiles of K change no sum."""
+    return ("cols", "rows") if params.columns.wraps else ("cols",)
+
+
 def golden(params: MixpeParams, A: NDArray[Any], W: GroupedWeights, psum: Any = None) -> Result:
     """Y[M, N] = psum + A @ W.integers, as models/columns.py sums it: int64, or float32 with FP16."""
     _check_weights(params, W)

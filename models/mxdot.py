@@ -369,6 +369,11 @@ PRESETS = {
 }
 
 
+def value_free(params: MxdotParams) -> tuple[str, ...]:
+    """Geometry: blocks are added one by one in order of k, whatever the tile."""
+    return "rows", "cols"
+
+
 def golden(params: MxdotParams, A: Any, W: Blocks, psum: NDArray[Any] | None = None) -> Singles:
     """Y[M, N] float32, as the module's docstring says; the order does not depend on the folds.
 

@@ -142,6 +142,11 @@ COMPARED = (
 )
 
 
+def value_free(params: Opt2Params) -> tuple[str, ...]:
+    """Rows and columns; the tile too where sums wrap, since saturation looks at each tile."""
+    return ("rows", "cols", "tile_k") if params.overflow is Overflow.WRAP else ("rows", "cols")
+
+
 def golden(params: Opt2Params, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + A @ W; each tile's exact sum, in order of k, is added and fitted to `acc_bits`.
 

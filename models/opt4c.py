@@ -21,6 +21,7 @@ from models.sparse import (
     sparse_array,
     timing,
     trace,
+    value_free,
 )
 from models.unit import Compared
 
@@ -35,6 +36,7 @@ __all__ = [
     "shape_of",
     "timing",
     "trace",
+    "value_free",
     "weight_format",
 ]
 

@@ -22,6 +22,7 @@ from models.sparse import (
     sparse_array,
     timing,
     trace,
+    value_free,
 )
 from models.unit import Compared, Published
 
@@ -36,6 +37,7 @@ __all__ = [
     "shape_of",
     "timing",
     "trace",
+    "value_free",
     "weight_format",
 ]
 

@@ -34,6 +34,7 @@ from models.floats import ActFormat
 from models.formats import check_pot, nearest_pot, pot_terms
 from models.lutgemm import (
     STAGES,
+    TABLE_FIELDS,
     BcqWeights,
     LutArray,
     array_beats,
@@ -262,6 +263,14 @@ COMPARED = (
         differs=_WHY,
     ),
 )
+
+
+def value_free(params: ShiftAddParams) -> tuple[str, ...]:
+    """How tables are held and read; rows where tiles of K change no sum. Columns and `mu` shape the groups of scales
+    that outputs share, and are free only where they share none."""
+    grouped = params.scales is Scales.GROUP
+    tile = (("rows", "mu") if grouped else ("rows",)) if params.columns.wraps else ()
+    return (*TABLE_FIELDS, *(("cols",) if grouped else ()), *tile)
 
 
 def golden(params: ShiftAddParams, A: NDArray[Any], W: BcqWeights, psum: Any = None) -> Any:

@@ -89,6 +89,11 @@ COMPARED = compared.low_bit(
 )
 
 
+def value_free(params: ShiftlayerParams) -> tuple[str, ...]:
+    """Columns; rows too where tiles of K change no sum."""
+    return ("cols", "rows") if params.columns.wraps else ("cols",)
+
+
 def golden(params: ShiftlayerParams, A: NDArray[Any], W: NDArray[Any], psum: Any = None) -> Result:
     """Y[M, N] = psum + A @ W, W [K, N] of 0 and -+2^p, as models/columns.py sums it: int64, or float32 with FP16."""
     return columns.golden(params.columns, A, _powers(params, W), psum)

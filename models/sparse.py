@@ -149,6 +149,11 @@ def check_sparse(unit: str, params: Any, lanes: int) -> None:
     require(params.tile_k % step == 0, f"{rule}, not {params.tile_k}; nearest: tile_k={near}")
 
 
+def value_free(params: Any) -> tuple[str, ...]:
+    """Geometry: sums wrap, which no order and no cut of K changes."""
+    return "rows", "cols", "tile_k"
+
+
 def golden(params: Any, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + A @ W modulo 2^acc_bits, as two's complement.
 

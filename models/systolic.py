@@ -195,6 +195,11 @@ COMPARED = (
 )
 
 
+def value_free(params: SystolicParams) -> tuple[str, ...]:
+    """Geometry, dataflow and style: products are added one by one in order of k, whatever the folds."""
+    return "rows", "cols", "dataflow", "style", "buffers"
+
+
 def golden(params: SystolicParams, A: NDArray[Any], W: NDArray[Any], psum: Ints | None = None) -> Ints:
     """Y[M, N] int64 = psum + A @ W, products added in order of k, each sum wrapped or saturated to `acc_bits`.
 
@@ -338,6 +343,46 @@ def trace(params: SystolicParams, stimulus: Stimulus) -> Trace:
     if params.dataflow is not Dataflow.OS:
         return gemm.chain_trace(params.geometry, stimulus, partial(_tile_golden, params))
     return gemm.output_stationary_trace(params.output_geometry, stimulus, lambda a, w: golden(params, a, w))
+
+
+def activity(params: SystolicParams, M: int, K: int, N: int) -> NDArray[np.bool_]:
+    """Which PE adds a useful product in which cycle of a GEMM: [total_cycles, rows, cols], cycles as `timing` counts
+    them. Zeros that fill up an edge tile, and vectors of zeros between folds, are not useful: M * K * N entries hold.
+
+    A vector reaches PE (r, c) r + c cycles after its transfer; one later in OS, behind the registers at the edge, and
+    in WS and IS with `ent`, behind the encoders.
+    """
+    M, K, N = gemm.check_shape(M=M, K=K, N=N)
+    late = int(params.dataflow is Dataflow.OS or params.style is Style.ENT)
+    tiles = _tiles(params, M, K, N)
+    vectors = {Dataflow.WS: M, Dataflow.IS: N, Dataflow.OS: K}[params.dataflow]
+    entered = _transfers(params, M, K, N).reshape(len(tiles), -1)[:, :vectors] + late
+    busy = np.zeros((timing(params, M, K, N).total_cycles, params.rows, params.cols), dtype=np.bool_)
+    for cycles, (height, width) in zip(entered, tiles, strict=True):
+        for r, c in np.ndindex(height, width):
+            busy[cycles + r + c, r, c] = True
+    return busy
+
+
+def _tiles(params: SystolicParams, M: int, K: int, N: int) -> list[tuple[int, int]]:
+    """Rows and columns of PEs that each fold uses, in order."""
+    if params.dataflow is Dataflow.OS:
+        return [(h, w) for h in _cut(M, params.rows) for w in _cut(N, params.cols)]
+    columns = M if params.dataflow is Dataflow.IS else N
+    return [(h, w) for w in _cut(columns, params.cols) for h in _cut(K, params.rows)]
+
+
+def _cut(size: int, tile: int) -> list[int]:
+    return [min(tile, size - start) for start in range(0, size, tile)]
+
+
+def _transfers(params: SystolicParams, M: int, K: int, N: int) -> Ints:
+    """Cycles of a GEMM in which the moving operand is transferred."""
+    inputs = beats(params, np.zeros((M, K), dtype=np.int64), np.zeros((K, N), dtype=np.int64))
+    always = np.ones(1, dtype=np.bool_)
+    ports = trace(params, Stimulus(beats=inputs, offer=dict.fromkeys(inputs, always), accept={"o_psum": always}))
+    moving = "i_act" if params.dataflow is Dataflow.OS else params.geometry.stream
+    return np.flatnonzero(ports[f"{moving}.valid"] & ports[f"{moving}.ready"])
 
 
 def sample(

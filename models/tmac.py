@@ -255,6 +255,13 @@ COMPARED = (
 )
 
 
+def value_free(params: TmacParams) -> tuple[str, ...]:
+    """Columns and whether planes take turns; with exact tables also rows, where tiles of K change no sum. The rows of
+    quantized tables share a scale."""
+    tiled = params.quantized or not params.columns.wraps
+    return ("cols", "serial") if tiled else ("cols", "serial", "rows")
+
+
 def golden(params: TmacParams, A: NDArray[Any], W: NDArray[Any], psum: Any = None) -> Result:
     """Y[M, N] = psum + 2 Q times A @ W as the tables give it, tile by tile of `rows` tables in K; 2 A @ W where tables
     are exact.

@@ -321,7 +321,13 @@ class Unit:
       the format whose codes they take; `act_operand(params, quantized)`: such codes [M, K], quantized along K, as A,
       with a `Fraction`: what one unit of golden's output is worth by them, beside that of `operand`. Their `golden`
       takes a plain integer matrix as A as well, of the integers that `plain_acts(params)` lists, ascending;
-    - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`.
+    - where it is to stand in `hwsim compare`: `COMPARED`, a tuple of `Compared`;
+    - a GEMM engine may define `value_free(params)`: the names of those fields that, with the others as they are, change
+      no value. For all settings of them that can be built, formats, operands and `golden` are the same (a starting psum
+      may be refused by some), and, unless cycles depend on what operands hold, so is `shape_of`. Fields that it does
+      not name decide what it names.
+    - it may define `activity(params, M, K, N)`: bool [cycles, rows, cols], which PE multiplies in which cycle of a run
+      without stalls; reports draw it.
     """
 
     name: str
@@ -336,6 +342,11 @@ class Unit:
     @property
     def params_type(self) -> type:
         return typing.cast(type, getattr(self.module, self.params_name))
+
+    @cached_property
+    def param_types(self) -> Mapping[str, Any]:
+        """Parameter -> its type, a union with None where it may be left open."""
+        return typing.get_type_hints(self.params_type)
 
     @property
     def presets(self) -> Mapping[str, Any]:
@@ -360,6 +371,10 @@ class Unit:
         half = 1 << (params.act_bits - 1)
         return np.arange(-half, half)
 
+    def value_free(self, params: Any) -> tuple[str, ...]:
+        """Names of the fields that change no value, only where, when and at what cost it is computed."""
+        return typing.cast(tuple[str, ...], getattr(self.module, "value_free", _none)(params))
+
     @property
     def has_act_format(self) -> bool:
         """Whether activations have a format of their own, as `act_format` and `act_operand` say."""
@@ -375,9 +390,10 @@ class Unit:
 
         Raises InputError naming the unit, the parameter and the rule.
         """
-        hints = typing.get_type_hints(self.params_type)
+        hints = self.param_types
         for name in values:
-            require(name in hints, f"{self.name}: no parameter {name!r}; {nearest(name, hints)}")
+            if name not in hints:  # the nearest name costs more than all else here
+                raise InputError(f"{self.name}: no parameter {name!r}; {nearest(name, hints)}")
         return self.params_type(**{name: _as_type(self.name, name, v, hints[name]) for name, v in values.items()})
 
     def preset(self, name: str) -> Any:
@@ -389,6 +405,10 @@ class Unit:
         if name in CONTRACT:
             return typing.cast(Callable[..., Any], getattr(self.module, name))
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _none(params: Any) -> tuple[str, ...]:
+    return ()
 
 
 CONTRACT = frozenset(
@@ -407,8 +427,9 @@ def _as_type(unit: str, name: str, value: Any, hint: Any) -> Any:
     if isinstance(kind, type) and issubclass(kind, StrEnum):
         choices = [member.value for member in kind]
         match = next((c for c in choices if c.lower() == str(value).lower()), None)
-        require(match is not None, f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
-        return kind(typing.cast(str, match))
+        if match is None:
+            raise InputError(f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
+        return kind(match)
     if kind is bool:
         words = {"true": True, "1": True, "false": False, "0": False}
         read = value if isinstance(value, bool) else words.get(str(value).lower())
@@ -438,7 +459,8 @@ def check_choice(unit: str, params: Any, **kinds: type[StrEnum]) -> None:
     for name, kind in kinds.items():
         value = getattr(params, name)
         choices = [member.value for member in kind]
-        require(value in choices, f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
+        if value not in choices:
+            raise InputError(f"{unit}: {name}={value!r} is unknown; {nearest(str(value), choices)}")
         object.__setattr__(params, name, kind(value))
 
 

@@ -8,7 +8,7 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from benchmarks import hardware, measure, networks, numeric, report, system
+from benchmarks import hardware, measure, networks, numeric, report, sweeps, system
 from benchmarks.__main__ import BENCHMARKS, main
 from hwsim.networks import get_network
 from hwsim.transforms.fwht import fwht
@@ -30,6 +30,8 @@ TINY = {
     "system-onnx": lambda: system.onnx_file(network="resnet18"),
     "system-skip": lambda: system.rounds_skipped(network="opt-125m", tokens=16, rounds=2),
     "system-search": lambda: system.tilings(M=3, K=256, N=256, rounds=2),
+    "sweep": lambda: sweeps.sweep(study=sweeps.SMALL, seeds=1),
+    "sweep-large": lambda: sweeps.large(side=2),
     "timing": lambda: numeric.cycle_formulas(shapes=5, rounds=2),
     "import": lambda: hardware.import_time(rounds=1),
     "emit": lambda: hardware.emit(array=2, rounds=1),

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hwsim.sweep import ledger as module
-from hwsim.sweep.ledger import Ledger, point_of, row_of, sorted_out
+from hwsim.sweep.ledger import Entry, Ledger, point_of, row_of, sorted_out
 from hwsim.sweep.point import Point
 from hwsim.sweep.tasks import CRASHED, DONE, ERROR, REFUSED, Evaluation, Outcome, Task
 from models.unit import InputError
@@ -75,7 +75,7 @@ def finish(book, *, shuffle=None, status=lambda _t: DONE):
 
 
 def entries(points):
-    return [(str(index), p, None) for index, p in enumerate(points)]
+    return [Entry(key=str(index), point=p) for index, p in enumerate(points)]
 
 
 @settings(max_examples=60, deadline=None)
@@ -90,7 +90,7 @@ def test_every_point_gets_its_row_once_and_every_task_is_given_out_once(points, 
     for begin in range(0, len(listed), batch):
         book.open(listed[begin : begin + batch])
     rows, given = finish(book, shuffle=random.Random(seed))
-    assert sorted(row["key"] for row in rows) == sorted(key for key, _, _ in listed)
+    assert sorted(row["key"] for row in rows) == sorted(entry.key for entry in listed)
     assert len({t.key for t in given}) == len(given)
     # what the points need, worked out by hand
     needed = {("cycles", bits) for bits, _ in points} | {("accuracy", s) for _, s in points}
@@ -126,7 +126,7 @@ def test_outcomes_that_left_memory_are_looked_up(monkeypatch):
     kept = {}
     book = ledger(kept)
     for index, p in enumerate([point(8, 1), point(7, 2), point(8, 1)]):
-        book.open([(str(index), p, None)])
+        book.open([Entry(key=str(index), point=p)])
         while (t := book.next_task()) is not None:
             kept[t.key] = outcome(t)
             book.take([kept[t.key]])
@@ -145,7 +145,7 @@ def test_a_task_that_fails_fails_its_points_at_once_and_no_other():
         assert by_key[key]["accuracy"] is None
         assert by_key[key]["area_um2"] is None
     assert sum(t.inputs == {"seed": 2} for t in given) == 1
-    book.open([("3", point(7, 2), None)])  # it is known to fail
+    book.open([Entry(key="3", point=point(7, 2))])  # it is known to fail
     assert book.rows()[0]["status"] == CRASHED
 
 
@@ -157,10 +157,18 @@ def test_nothing_is_computed_for_points_that_have_failed():
     assert book.rows()[0]["status"] == CRASHED
     assert book.next_task() is None
     assert (len(book), book.given) == (0, 0)
-    book.open([("1", point(4, 2), None)])  # cycles, dropped above, is due again
+    book.open([Entry(key="1", point=point(4, 2))])  # cycles, dropped above, is due again
     rows, given = finish(book)
     assert rows[0]["status"] == DONE
     assert {t.kind for t in given} == {"accuracy", "cycles", "area"}
+
+
+def test_a_point_that_is_refused_beforehand_needs_no_task():
+    book = ledger()
+    book.open([Entry(key="0", point=point(), refusal="rows=0")])
+    (row,) = book.rows()
+    assert (row["status"], row["message"], row["wall_s"]) == (REFUSED, "rows=0", 0)
+    assert (book.due, len(book)) == (0, 0)
 
 
 def test_a_refusal_and_a_defect_of_the_plan_are_rows():
@@ -206,7 +214,7 @@ def test_numbers_get_their_registered_kind():
 
 def test_the_trial_of_a_search_stays_with_its_point():
     book = ledger()
-    book.open([("0", point(), {"params": {"a": 1}})])
+    book.open([Entry(key="0", point=point(), trial={"params": {"a": 1}})])
     rows, _ = finish(book)
     assert rows[0]["detail"]["trial"] == {"params": {"a": 1}}
 

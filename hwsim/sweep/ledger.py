@@ -16,7 +16,7 @@ from typing import Any
 from hwsim.metrics import METRICS
 from hwsim.sweep.point import Point
 from hwsim.sweep.tasks import DONE, ERROR, REFUSED, Evaluation, Outcome, Task
-from models.unit import InputError
+from models.unit import InputError, require
 
 Row = dict[str, Any]
 Lookup = Callable[[Sequence[str]], Mapping[str, Outcome]]
@@ -26,13 +26,23 @@ RECENT = 4096
 """outcomes that are held in memory; older ones are looked up"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A point that is to get a row."""
+
+    key: str
+    point: Point
+    trial: Mapping[str, Any] | None = None
+    """what a search keeps with it"""
+    refusal: str | None = None
+    """why it cannot be evaluated"""
+
+
 @dataclass(kw_only=True)
 class _Open:
     """A point whose row is not made yet."""
 
-    key: str
-    point: Point
-    trial: Mapping[str, Any] | None
+    entry: Entry
     tasks: dict[str, Task] = field(default_factory=dict)
     ended: dict[str, Outcome] = field(default_factory=dict)
 
@@ -69,11 +79,11 @@ class Ledger:
         """Tasks that were given out and have not ended."""
         return len(self._waiting) - len(self._due)
 
-    def open(self, points: Iterable[tuple[str, Point, Mapping[str, Any] | None]]) -> None:
-        """Take up points: key, point, trial of the search."""
-        added = [_Open(key=key, point=point, trial=trial) for key, point, trial in points]
-        self._open.update((entry.key, entry) for entry in added)
-        self._advance([entry.key for entry in added])
+    def open(self, entries: Iterable[Entry]) -> None:
+        """Take up points. One that is refused has its row at once."""
+        added = {entry.key: _Open(entry=entry) for entry in entries}
+        self._open.update(added)
+        self._advance(list(added))
 
     def next_task(self) -> Task | None:
         """Give out the task that is longest due; None where nobody waits for one any more."""
@@ -83,6 +93,11 @@ class Ledger:
                 return task
             del self._waiting[task.key]
         return None
+
+    def who(self, task: str) -> str:
+        """The engine of a point that waits for the task, in words."""
+        keys = (key for key, _ in self._waiting.get(task, ()) if key in self._open)
+        return next((self._open[key].entry.point.engine for key in keys), "")
 
     def take(self, outcomes: Iterable[Outcome]) -> None:
         """Tasks that ended."""
@@ -135,37 +150,37 @@ class Ledger:
             self._remember(outcome)
         return here | kept
 
-    def _plan(self, entry: _Open) -> dict[str, Task]:
+    def _plan(self, work: _Open) -> dict[str, Task]:
         """Tasks that the point newly needs; none where its row could be made."""
-        failed = next((outcome for outcome in entry.ended.values() if outcome.status != DONE), None)
+        failed = next((outcome for outcome in work.ended.values() if outcome.status != DONE), None)
         if failed is not None:
-            self._close(
-                entry, failed.status, failed.message, {"traceback": failed.traceback} if failed.traceback else {}
-            )
+            self._close(work, failed.status, failed.message, {"traceback": failed.traceback or None})
             return {}
-        results = {name: outcome.result for name, outcome in entry.ended.items()}
+        results = {name: outcome.result for name, outcome in work.ended.items()}
         try:
-            plan = self._evaluation.plan(entry.point, results)
-            new = {name: task for name, task in plan.items() if name not in entry.tasks}
-            entry.tasks.update(new)
-            if not new and len(entry.ended) == len(entry.tasks):
-                self._close(entry, DONE, "", sorted_out(self._evaluation.combine(entry.point, results)))
+            require(work.entry.refusal is None, work.entry.refusal or "")
+            plan = self._evaluation.plan(work.entry.point, results)
+            new = {name: task for name, task in plan.items() if name not in work.tasks}
+            work.tasks.update(new)
+            if not new and len(work.ended) == len(work.tasks):
+                self._close(work, DONE, "", sorted_out(self._evaluation.combine(work.entry.point, results)))
         except InputError as error:
-            self._close(entry, REFUSED, str(error), {})
+            self._close(work, REFUSED, str(error), {})
             return {}
         except Exception as error:  # a defect that one point brings up must not cost the others
-            self._close(entry, ERROR, f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
+            self._close(work, ERROR, f"{type(error).__name__}: {error}", {"traceback": traceback.format_exc()})
             return {}
         return new
 
-    def _close(self, entry: _Open, status: str, message: str, found: Mapping[str, Any]) -> None:
-        del self._open[entry.key]
-        outcomes = entry.ended.values()
+    def _close(self, work: _Open, status: str, message: str, found: Mapping[str, Any]) -> None:
+        del self._open[work.entry.key]
+        outcomes = work.ended.values()
         peaks = [o.peak_memory_bytes for o in outcomes if o.peak_memory_bytes is not None]
-        detail = {name: value for name, value in found.items() if name not in METRICS}
-        detail["tasks"] = {name: task.key for name, task in entry.tasks.items()}
+        others = {name: value for name, value in found.items() if name not in METRICS and value is not None}
+        tasks = {name: task.key for name, task in work.tasks.items()}
+        trial = {"trial": dict(work.entry.trial)} if work.entry.trial else {}
         self._rows.append(
-            row_of(entry.key, entry.point)
+            row_of(work.entry.key, work.entry.point)
             | {
                 "status": status,
                 "message": " ".join(message.split()),
@@ -174,7 +189,7 @@ class Ledger:
                 "peak_memory_bytes": max(peaks, default=None),
                 "created": datetime.now(UTC).isoformat(timespec="seconds"),
                 **self._common,
-                "detail": detail | ({"trial": dict(entry.trial)} if entry.trial else {}),
+                "detail": {**others, "tasks": tasks, **trial},
             }
         )
 

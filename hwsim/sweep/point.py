@@ -41,8 +41,8 @@ class Point:
 
     @property
     def engine(self) -> str:
-        """Its name, or the unit and its parameters in a few words, such as `systolic 16x16 WS`."""
-        return self.name or engine_label(self.unit, dict(self.params))
+        """Its name, or the unit, and the parameters in a few words, such as `systolic 16x16 WS`."""
+        return engine_label(self.name or self.unit, dict(self.params))
 
     @property
     def label(self) -> str:
@@ -63,7 +63,7 @@ class Point:
 
 
 def engine_label(name: str, params: dict[str, Value]) -> str:
-    """The unit and its parameters in a few words."""
+    """The engine of that name and its parameters in a few words."""
     shape = [f"{params.pop('rows')}x{params.pop('cols')}"] if {"rows", "cols"} <= params.keys() else []
     dataflow = [str(params.pop("dataflow"))] if "dataflow" in params else []
     return " ".join([name, *shape, *dataflow, *(f"{key}={value}" for key, value in sorted(params.items()))])

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
+from hwsim.coders import token_quantizer
 from hwsim.energy import energy_pj
-from hwsim.sweep.evaluate import token_quantizer
 from hwsim.system import power
 from hwsim.system.engines import Engine, modes_of
 from hwsim.system.lower import Pass, Planned, Stream

@@ -117,7 +117,12 @@ def options_of(name: str) -> dict[str, Any]:
 def is_random(name: str) -> bool:
     """Whether the transform, or one of the chain, depends on the seed."""
     check_transform(name)
-    return any(TRANSFORMS[part].random for part, _ in _steps(name))
+    return any(TRANSFORMS[part].random for part in names_of(name))
+
+
+def names_of(text: str) -> tuple[str, ...]:
+    """The names of `TRANSFORMS` in a transform or chain, in its order."""
+    return tuple(name for name, _ in _steps(text))
 
 
 def _steps(text: str) -> list[Step]:

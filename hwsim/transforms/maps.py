@@ -26,6 +26,8 @@ IN_BITS = 11
 MOST_POINTS = 1 << 16
 MOST_PARALLEL = 64
 """points up to which a Hadamard unit takes a whole block a cycle; above it is folded to as many values a cycle"""
+UNITS = ("hadamard",)
+"""of the catalogue, that a map's activation side can run on"""
 ORTHOGONAL = 1e-9
 """largest entry of Q Q^T - I that a rotation may have"""
 
@@ -149,10 +151,10 @@ class Hadamard:
         if self.points > MOST_PARALLEL and inner > 1:
             values["lanes"] = min(MOST_PARALLEL, inner) // 2
         try:
-            unit("hadamard").params(**values)
+            unit(UNITS[0]).params(**values)
         except InputError:
             return None
-        return "hadamard", values
+        return UNITS[0], values
 
     def _blocks(self, x: Floats) -> Floats:
         """[..., K / points, points]"""

