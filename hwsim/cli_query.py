@@ -1,4 +1,4 @@
-"""The command that asks a store: `query`."""
+"""The commands that take numbers out of a store: `query` and `export`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, print_json, printable, require_targets, table, target
+from hwsim.terminal import Json, print_json, printable, require_targets, say, table, target
 from models.unit import require
 
 if TYPE_CHECKING:
@@ -21,8 +21,36 @@ SHOWN = 100
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command."""
+    """Add the commands."""
     app.command(epilog="""Example: hwsim query results/quickstart --where "accuracy > 0.9" --sort -area_um2""")(query)
+    app.command(epilog="Example: hwsim export results/quickstart points.parquet")(export)
+
+
+def export(
+    store: Annotated[Path, typer.Argument(metavar="STORE", help="a study's store.sqlite, or the folder it is in")],
+    out: Annotated[str, typer.Argument(metavar="FILE", help="ends in .csv or .parquet")],
+    as_json: Json = False,
+) -> None:
+    """Write all points of a study, with every parameter and metric, as CSV or Parquet."""
+    from hwsim.sweep.export import columns_of, write_csv, write_parquet
+    from hwsim.sweep.lookup import reading
+    from hwsim.sweep.store import count_by_status, study_rows
+
+    path = target("FILE", out)
+    assert path is not None
+    writers = {".csv": write_csv, ".parquet": write_parquet}
+    suffix = path.suffix.lower()
+    require(suffix in writers, f"{printable(out)}: a file is written as .csv or .parquet; name it so")
+    require_targets({"FILE": path}, {})
+    with reading(store) as connection:
+        columns = columns_of(study_rows(connection, ("params",)))
+        fields = [column.field for column in columns]
+        writers[suffix](path, study_rows(connection, fields), columns)
+        points = sum(count_by_status(connection).values())
+    if as_json:
+        print_json({"file": str(path), "points": points, "columns": [column.name for column in columns]})
+    else:
+        say(printable(f"{path}: {points} points, {len(columns)} columns"))
 
 
 def query(
@@ -85,14 +113,14 @@ def _write(path: Path, names: list[str], rows: Iterator[tuple[Any, ...]]) -> Non
     from hwsim.sweep.export import write_table
 
     write_table(path, names, rows)
-    print(path)
+    say(printable(str(path)))
 
 
 def _print(store: Path, names: list[str], rows: Iterator[tuple[Any, ...]], limit: int | None) -> None:
     shown = list(itertools.islice(rows, SHOWN if limit is None else limit))
     more = sum(1 for _ in rows)
     table(printable(str(store)), names, [[_text(value) for value in row] for row in shown])
-    print(f"{len(shown)} rows" + (f", {more:,} more: see --limit, --csv and --json" if more else ""))
+    say(f"{len(shown)} rows" + (f", {more:,} more: see --limit, --csv and --json" if more else ""))
 
 
 def _text(value: Any) -> str:

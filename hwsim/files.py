@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 from models.unit import InputError, require
 
@@ -43,15 +44,35 @@ def require_writable(folder: Path, remedy: str) -> None:
 
 
 def write_atomic(path: Path, content: bytes | str) -> None:
-    """Put `content` (text as UTF-8) at `path`: a reader sees the old file or the new one, also after a power cut.
+    """Put `content` (text as UTF-8) at `path`, as `replacing` does."""
+    with replacing(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
 
-    The temporary file lies in the same folder, which is made if absent. Raises InputError for a target that is a
-    folder, a link or a device, and for what the system refuses; then nothing is left behind and what was there stands.
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that takes the place of `path` at the end of the block: a reader sees the old file or the new one, also
+    after a power cut.
+
+    It lies in the same folder, which is made if absent. Raises InputError for a target that is a folder, a link or a
+    device, and for what the system refuses; then, and where the block raises, nothing is left behind and what was there
+    stands.
     """
     with os_errors(path):
         _require_replaceable(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(path, content.encode() if isinstance(content, str) else content)
+        # a prefix of its own: with the target's name in it, a long name would become too long
+        handle, name = tempfile.mkstemp(prefix=".", suffix=SUFFIX, dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o666 & ~_umask())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
         _sync_folder(path.parent)
 
 
@@ -63,21 +84,6 @@ def _require_replaceable(path: Path) -> None:
         return
     kinds = {stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
     require(stat.S_ISREG(mode), f"{path}: is {kinds.get(stat.S_IFMT(mode), 'a device')}, no file; name another target")
-
-
-def _replace(path: Path, content: bytes) -> None:
-    # a prefix of its own: with the target's name in it, a long name would become too long
-    handle, name = tempfile.mkstemp(prefix=".", suffix=SUFFIX, dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o666 & ~_umask())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def sweep_stale(folder: Path) -> int:

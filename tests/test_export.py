@@ -165,7 +165,7 @@ def test_places_that_cannot_be_written(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "away")
     for name in ("folder", "link"):
-        with pytest.raises(InputError, match="is a folder, a link or a device; name a file"):
+        with pytest.raises(InputError, match=f"is a {name}, no file; name another target"):
             write_csv(tmp_path / name, [], columns_of([]))
     with pytest.raises(InputError, match="No space left on device"):
         write_csv(tmp_path / "full", full(), EXPORTED[:1])

@@ -5,6 +5,7 @@ import json
 import re
 import sqlite3
 
+import pandas
 import pytest
 import typer
 from hypothesis import given, settings
@@ -290,8 +291,26 @@ app = typer.Typer()
 cli_query.register(app)
 
 
-def run(*argv):
-    return CliRunner().invoke(app, [str(word) for word in argv])
+def run(*argv, command="query"):
+    return CliRunner().invoke(app, [command, *(str(word) for word in argv)])
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_all_points_are_exported(path, tmp_path, suffix):
+    out = tmp_path / f"points.{suffix}"
+    shown = run(path.parent, out, command="export")
+    assert shown.output.startswith(f"{out}: 5 points") or shown.output.replace("\n", "").startswith(f"{out}: 5 points")
+    found = pandas.read_csv(out) if suffix == "csv" else pandas.read_parquet(out)
+    assert list(found["key"]) == ["bad", "k3", "k2", "k1", "k0"]
+    assert list(found["area_um2"])[1:] == [AREAS[n] for n in (3, 2, 1, 0)]
+    told = json.loads(run(path, out, "--json", command="export").output)
+    assert told == {"file": str(out), "points": 5, "columns": list(found.columns)}
+
+
+def test_an_export_names_the_forms_that_there_are(path, tmp_path):
+    shown = run(path, tmp_path / "points.xls", command="export")
+    assert isinstance(shown.exception, InputError)
+    assert "a file is written as .csv or .parquet" in str(shown.exception)
 
 
 def test_the_command_prints_a_table(path):

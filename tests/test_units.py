@@ -24,7 +24,7 @@ SIMULATORS = ["verilator", *(["icarus"] if shutil.which("iverilog") else [])]
 def test_rtl_equals_the_model_in_every_cycle_under_random_stalls(name, preset):
     params, enough = unit(name).preset(preset), 60 if preset == "default" else 250
     report = verify(params, cases=5 if preset == "default" else 15, seed=7)
-    if report.cycles <= enough:  # the smallest ones are done in a few cycles
+    if report.cycles <= enough or report.values <= 40:  # the smallest ones are done in a few cycles
         report = verify(params, cases=30, seed=7)
     assert report.findings == ()
     assert report.cycles > enough

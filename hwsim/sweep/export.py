@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import importlib
 import io
 import itertools
 import json
-import os
 import re
-import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from hwsim.files import SUFFIX, os_errors, require_file, write_atomic
+from hwsim.files import os_errors, replacing, require_file
 from hwsim.sweep.rows import COLUMNS, SETTING, Column, Row, setting_column, storable
 from models.unit import InputError, nearest, require
 
@@ -54,7 +51,7 @@ def write_csv(path: Path, rows: Iterable[Row], columns: Sequence[Column]) -> Non
     does a parameter's word that would read as a number, a truth value or nothing. `read_csv` takes exactly these away
     again. InputError for a place that cannot be written.
     """
-    with _replacing(path) as file:
+    with replacing(path) as file:
         file.writelines(line.encode("utf-8", "replace") for line in csv_lines(rows, columns))
 
 
@@ -65,7 +62,7 @@ def csv_lines(rows: Iterable[Row], columns: Sequence[Column]) -> Iterator[str]:
 
 def write_table(path: Path, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write any table as such CSV: names of columns, and values as SQLite has them."""
-    with _replacing(path) as file:
+    with replacing(path) as file:
         guarded = ([_guarded(value, _FORMULA) for value in values] for values in rows)
         file.writelines(line.encode("utf-8", "replace") for line in _lines(names, guarded))
 
@@ -154,38 +151,6 @@ def _bare(cell: str, dangerous: re.Pattern[str]) -> str:
     return cell[1:] if cell.startswith("'") and dangerous.match(cell) else cell
 
 
-@contextlib.contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the place of `path` when it is complete, and leaves nothing behind when it is not."""
-    with os_errors(path):
-        plain = not path.is_symlink() and (path.is_file() or not path.exists())
-    require(plain, f"{path}: is a folder, a link or a device; name a file")
-    temporary = path.with_name(f".{secrets.token_hex(8)}{SUFFIX}")
-    write_atomic(temporary, b"")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            with os_errors(path):
-                file.flush()
-                os.fsync(file.fileno())
-        with os_errors(path):
-            temporary.replace(path)
-            _sync(path.parent)
-    except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: {error.strerror or error}") from None
-        raise
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # ---- tables
 
 
@@ -199,7 +164,7 @@ def write_parquet(path: Path, rows: Iterable[Row], columns: Sequence[Column]) ->
     types = {"INTEGER": arrow.int64(), "REAL": arrow.float64(), "BOOLEAN": arrow.bool_()}
     schema = arrow.schema([(column.name, types.get(column.type, arrow.string())) for column in columns])
     rows = iter(rows)
-    with _replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
+    with replacing(path) as file, parquet.ParquetWriter(file, schema) as writer:
         while batch := list(itertools.islice(rows, BATCH)):
             writer.write_table(arrow.table([_values(batch, column) for column in columns], schema=schema))
 
