@@ -459,8 +459,22 @@ def _plain_synthesis(result: Any) -> dict[str, Any]:
     return {"clock_mhz": result.clock_mhz, "met": result.met, **plain(result)}
 
 
+_OF_FAMILIES = ("shape", "seed", "liberty", "out", "workers", "network")
+_OF_STUDIES = ("metrics", "threshold", "markdown")
+"""options of `compare` that are of one kind alone"""
+
+
+def _refuse_given(context: typer.Context, options: tuple[str, ...], whose: str) -> None:
+    """InputError where one of these options was given: it would say nothing."""
+    sources = {name: context.get_parameter_source(name) for name in options}
+    found = next((name for name, source in sources.items() if source and source.name == "COMMANDLINE"), None)
+    shown = "md" if found == "markdown" else found
+    require(found is None, f"compare: --{shown} is an option of {whose}; leave it out")
+
+
 @app.command(epilog="Example: hwsim compare results/before results/after --md - or hwsim compare --family integer")
 def compare(
+    context: typer.Context,
     studies: Annotated[
         list[Path] | None, typer.Argument(metavar="[A B]", help="two stores, or the folders they are in")
     ] = None,
@@ -498,7 +512,9 @@ def compare(
     rule = "compare: give two studies, such as results/a results/b, or --family"
     require(len(places) == (2 if family is None else 0), rule)
     if family is None:
+        _refuse_given(context, _OF_FAMILIES, "--family")
         raise typer.Exit(cli_points.compare_studies(*places, metrics, threshold, markdown, as_json))
+    _refuse_given(context, _OF_STUDIES, "two studies")
     from hwsim.compare import ACCURACY, designs_of, notes, record, tables, write
     from hwsim.compare import compare as run
     from hwsim.files import require_file, require_writable

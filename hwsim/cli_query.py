@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,6 +17,7 @@ from models.unit import require
 if TYPE_CHECKING:
     from hwsim.sweep.query import Answer
 
+MAX_ROWS = 1_000_000
 SHOWN = 100
 """rows of a table where no limit is given"""
 
@@ -62,7 +64,7 @@ def query(
     ] = None,
     columns: Annotated[str, typer.Option(metavar="A,B", help="columns to show, such as label,accuracy,set_rows")] = "",
     sort: Annotated[str, typer.Option(metavar="A,-B", help="columns to order by, falling with -")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="points at most")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_ROWS, help="points at most")] = None,
     front: Annotated[str, typer.Option(metavar="A,B", help="only the Pareto front of these metrics")] = "",
     csv: Annotated[str | None, typer.Option(metavar="FILE", help="write CSV instead of printing")] = None,
     as_json: Json = False,
@@ -80,7 +82,7 @@ def query(
         if path is not None:
             _write(path, names, rows)
         elif as_json:
-            print_json([dict(zip(names, row, strict=True)) for row in rows])
+            print_json(list(_records(names, rows)))
         else:
             _print(store, names, rows, limit)
 
@@ -107,6 +109,16 @@ def _answer(
 
 def _words(text: str) -> tuple[str, ...]:
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def _records(names: list[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """Rows as JSON can hold them."""
+    twice = next((name for name in names if names.count(name) > 1), None)
+    require(twice is None, f"--json: two columns {twice!r:.80}; name them apart with AS")
+    for row in rows:
+        infinite = any(isinstance(value, float) and not math.isfinite(value) for value in row)
+        require(not infinite, "--json: the answer holds an infinite number, which JSON lacks; take --csv")
+        yield dict(zip(names, row, strict=True))
 
 
 def _write(path: Path, names: list[str], rows: Iterator[tuple[Any, ...]]) -> None:

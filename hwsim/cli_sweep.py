@@ -31,7 +31,7 @@ def register(app: typer.Typer) -> None:
 
 def sweep(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="the sweep file")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="where the study's own folder is made")] = Path("results"),
+    out: Annotated[str, typer.Option(metavar="FOLDER", help="where the study's own folder is made")] = "results",
     workers: Annotated[int | None, typer.Option(min=1, help="processes; the number of CPUs by default")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print points and expected cost, compute nothing")] = False,
     scheduler: Annotated[
@@ -49,16 +49,20 @@ def sweep(
     from hwsim.sweep.shards import parse_shard
     from hwsim.sweep.space import load_study
 
-    part = None if shard is None else parse_shard(shard)
+    folder, part = target("--out", out), None if shard is None else parse_shard(shard)
+    assert folder is not None
+    require(workers is None or scheduler is None, "--workers: a cluster has its own; leave it or --scheduler out")
     if dry_run:
+        require(part is None, "--dry-run: tells of the whole study; leave --shard out")
+        require_targets({}, {"--out": folder})
         from hwsim.sweep.estimate import estimate
 
         setup = prepare(load_study(file), command_of(file, liberty), liberty=liberty, cluster=scheduler is not None)
-        _print_estimate(estimate(setup, out, workers=workers), as_json)
+        _print_estimate(estimate(setup, folder, workers=workers), as_json)
         return
     result = run_sweep(
         file,
-        out,
+        folder,
         workers=workers,
         scheduler=scheduler,
         shard=part,

@@ -98,9 +98,19 @@ def _rule(root: type[BaseModel], error: Mapping[str, Any]) -> str:
     return f"{_needed(error)}, not {short(value)}"
 
 
+_KINDS = {
+    "int_type": "a whole number",
+    "string_type": "text",
+    "string_unicode": "text of whole characters",
+    "tuple_type": "a list",
+    "model_type": "a mapping",
+    "dict_type": "a mapping",
+}
+"""pydantic's errors -> what is needed"""
+
+
 def _needed(error: Mapping[str, Any]) -> str:
-    kinds = {"int_type": "a whole number", "string_type": "text", "tuple_type": "a list", "model_type": "a mapping"}
-    if (kind := kinds.get(error["type"])) is not None:
+    if (kind := _KINDS.get(error["type"])) is not None:
         return f"{kind} is needed"
     return error["msg"][:1].lower() + error["msg"][1:]
 

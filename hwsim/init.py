@@ -38,7 +38,7 @@ def write_study(name: str | None, out: Path | None, *, engines: Sequence[str], n
 
     InputError for a wrong name, an unknown engine or network, one that is given twice, and for a file that exists.
     """
-    name = name or (out.stem if out else DEFAULT_NAME)
+    name = (out.stem if out else DEFAULT_NAME) if name is None else name
     require(
         re.fullmatch(NAME, name) is not None,
         f"{short(name)} is no name of a study: a-z, 0-9, . _ -, starting with a letter or digit, 64 at most",

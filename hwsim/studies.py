@@ -65,8 +65,8 @@ class Study:
         Study.at("results/quickstart").frame()
         ```
         """
-        from hwsim.sweep.folders import LIBRARY, has_library
         from hwsim.sweep.lookup import reading
+        from hwsim.sweep.point_folders import LIBRARY, has_library
         from hwsim.sweep.store import read_study
 
         folder = Path(place) if Path(place).is_dir() else Path(place).parent
@@ -193,7 +193,8 @@ def _call(liberty: Path | None) -> str:
 
 
 def _front(store: Connection, metrics: Sequence[str]) -> list[Row]:
-    from hwsim.sweep.lookup import axes, front_keys, rows_at
+    from hwsim.sweep.lookup import axes, front_keys
+    from hwsim.sweep.store import rows_at
 
     return list(rows_at(store, front_keys(store, tuple(metrics) or axes(store))))
 

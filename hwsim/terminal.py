@@ -25,7 +25,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", help="print no tables, notes or 
 EXIT_CODES = {
     0: "done",
     1: "a check failed: RTL and model differ, a point failed, a difference is over its threshold, a tool is broken",
-    2: "bad input, or something that the system refuses: one line on standard error",
+    2: "bad input, or something that the system refuses: a message on standard error",
     130: "interrupted; a sweep keeps what was finished",
 }
 """exit status -> what it means, of every command"""

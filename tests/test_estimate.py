@@ -8,7 +8,10 @@ from rich.console import Console
 
 from hwsim.sweep.driver import prepare, run
 from hwsim.sweep.estimate import estimate
+from hwsim.sweep.rows import task_row
 from hwsim.sweep.space import load_study
+from hwsim.sweep.store import close_store, open_store, record
+from hwsim.sweep.tasks import DONE, Outcome
 
 
 @pytest.fixture
@@ -72,3 +75,34 @@ def test_a_guided_search_says_that_it_cannot_be_foreseen(setup, tmp_path):
     found = estimate(setup(text), tmp_path)
     assert (found.points, found.tasks) == (7, ())
     assert "chooses its points as it goes" in found.notes[0]
+
+
+def test_points_that_cannot_be_built_need_no_task(setup, tmp_path):
+    found = estimate(setup(evaluation="selective"), tmp_path)
+    assert (found.points, found.refused) == (studies.POINTS, 2)
+    # lutgemm with 5 bits is the one corner: its cycles are nobody else's
+    assert {kind.kind: kind.tasks for kind in found.tasks} == {"accuracy": 4, "cycles": 7}
+
+
+def test_tasks_that_are_known_cost_nothing(setup, tmp_path, monkeypatch):
+    """Another version makes other points of the same tasks."""
+    computed(setup(), tmp_path)
+    monkeypatch.setenv("HWSIM_TEST_VERSION", "2")
+    found = estimate(setup(), tmp_path)
+    assert (found.points, found.done) == (studies.POINTS, 0)
+    assert {kind.kind: (kind.tasks, kind.known) for kind in found.tasks} == {"accuracy": (4, 4), "cycles": (8, 8)}
+    assert found.expected_s == 0
+
+
+def test_the_mean_is_that_of_all_tasks_of_all_studies(setup, tmp_path):
+    walls = {"a": (1, 5.0), "b": (3, 1.0)}
+    for name, (count, wall) in walls.items():
+        store = open_store(tmp_path / name / "store.sqlite")
+        tasks = [
+            Outcome(key=f"{name}{index}", status=DONE, result={}, wall_s=wall, peak_memory_bytes=1)
+            for index in range(count)
+        ]
+        record(store, [task_row("cycles", task, "2026-01-01T00:00:00+00:00") for task in tasks], [])
+        close_store(store)
+    kinds = {kind.kind: kind.mean_s for kind in estimate(setup(), tmp_path).tasks}
+    assert kinds == {"accuracy": None, "cycles": 2.0}

@@ -1,5 +1,6 @@
 """The usual evaluation: what a point's metrics are made of, what points share, and what is refused."""
 
+import itertools
 import json
 from dataclasses import replace
 
@@ -250,6 +251,67 @@ def test_points_share_the_accuracy_where_only_the_geometry_differs():
     assert len({*keys, *differing}) == 1 + len(others)
 
 
+@pytest.mark.parametrize("kind", ["accuracy", "cycles"])
+def test_a_task_is_given_all_that_its_point_says(kind):
+    """Not only its key: versions alone would tell points apart whose values are then the same."""
+    words = {"network": "digits-cnn", "seed": 5, "transform": "hadamard", "quantizer": "gptq"}
+    task = tasks_of(point(**words, weight_bits=3, act_bits=7, activations="symmetric", params=(("acc_bits", 20),)))[
+        kind
+    ]
+    made = {"weight_bits": 3, "act_bits": 7, "acc_bits": 20}
+    own = {name: value for name, value in task.inputs.items() if name != "params"}
+    assert own == {**words, "symmetric": True, "unit": "systolic"}
+    assert built("systolic", task.inputs["params"])[1] == unit("systolic").params(**made)
+
+
+def version(*parts):
+    return evaluation({"parts": parts or PARTS}).version(point())
+
+
+@pytest.fixture
+def forget():
+    """Versions as if nothing was asked before, whenever it is called and after the test."""
+
+    def clear():
+        for function in (points._network_version, points._unit_version, points._point_version):
+            function.cache_clear()
+
+    clear()
+    yield clear
+    clear()
+
+
+def test_another_tool_makes_other_tasks_and_other_points(forget, monkeypatch):
+    before, row = {task.key for task in tasks_of(point()).values()}, version()
+    forget()
+    monkeypatch.setattr(points, "tool_versions", lambda names: dict.fromkeys(names, "another"))
+    assert not {task.key for task in tasks_of(point()).values()} & before
+    assert version() != row
+
+
+def test_other_formulas_make_other_points_of_the_same_tasks(forget, monkeypatch):
+    before, row, of = {task.key for task in tasks_of(point()).values()}, version(), points.code_version
+    forget()
+    monkeypatch.setattr(points, "code_version", lambda names: "new" if names == [points.__name__] else of(names))
+    assert {task.key for task in tasks_of(point()).values()} == before
+    assert version() != row
+
+
+def test_what_a_registry_says_of_a_transform_is_part_of_its_tasks(forget, monkeypatch):
+    """Whether it is random decides over how many draws the accuracy goes, and stands in no closure."""
+    chosen = point(transform="hadamard")
+    before = tasks_of(chosen)["accuracy"].key
+    forget()
+    monkeypatch.setitem(points.TRANSFORMS, "hadamard", replace(points.TRANSFORMS["hadamard"], random=False))
+    assert tasks_of(chosen)["accuracy"].key != before
+
+
+def test_other_parts_make_other_points():
+    """Their rows have other metrics, even where the tasks are the same: synthesis needs the cycles as well."""
+    chosen = [parts for size in (1, 2, 3) for parts in itertools.combinations(PARTS, size)]
+    assert len({version(*parts) for parts in chosen}) == len(chosen) == 7
+
+
 def test_points_share_hardware_where_only_the_network_differs():
     first, second = tasks_of(point()), tasks_of(point(network="digits-cnn", seed=3, quantizer="gptq"))
     assert first["synthesis:engine"].key == second["synthesis:engine"].key
@@ -311,6 +373,23 @@ def test_metrics_of_the_parts():
         metrics_of(["cycle"])
     with pytest.raises(InputError, match="parts: at least one of accuracy, cycles, synthesis"):
         evaluation({"parts": []})
+
+
+@pytest.mark.parametrize(
+    "parts", [(part,) for part in PARTS] + [("accuracy", "synthesis"), ("accuracy", "cycles"), PARTS]
+)
+def test_a_row_has_the_metrics_that_were_asked_for_and_no_other(parts):
+    """Synthesis needs the cycles' results, which are then no metrics."""
+    counted = dict.fromkeys(points.CYCLES, 2) | {"ops": {"add": 1.0}, "schedule": []}
+    made = {"area_um2": 3.0, "gate_equivalents": 4.0, "delay_ns": 0.5, "modules": [], "multiplier": None}
+    results = {
+        "accuracy": dict.fromkeys(points.ACCURACY, 0.5),
+        "cycles": counted | {"hardware": {"engine": {"unit": "systolic", "params": {}}}},
+        "synthesis:engine": made,
+    }
+    found = evaluation({"parts": parts}).combine(point(), results)
+    assert {name for name in found if name in METRICS} == set(metrics_of(parts))
+    assert ("ops" in found, "hardware" in found) == ("cycles" in parts, {"cycles", "synthesis"} & {*parts} != set())
 
 
 def test_a_timing_only_study_neither_evaluates_the_network_nor_synthesises(monkeypatch):

@@ -40,7 +40,7 @@ def compute(t):
         case "accuracy":
             return {"value": t.inputs["seed"] / 100}
         case "cycles":
-            return {"units": ["engine", *(["transform"] if t.inputs["bits"] < 6 else [])]}
+            return {"units": ["engine", *(["transform"] if t.inputs["bits"] < 6 else [])], "cycles": 7}
     return {"area": 10 * len(t.inputs["unit"])}
 
 
@@ -143,10 +143,24 @@ def test_a_task_that_fails_fails_its_points_at_once_and_no_other():
     for key in "12":
         assert (by_key[key]["status"], by_key[key]["message"]) == (CRASHED, "why")
         assert by_key[key]["accuracy"] is None
+        assert by_key[key]["cycles"] is None, "no metric of a part that ended well"
         assert by_key[key]["area_um2"] is None
     assert sum(t.inputs == {"seed": 2} for t in given) == 1
     book.open([Entry(key="3", point=point(7, 2))])  # it is known to fail
     assert book.rows()[0]["status"] == CRASHED
+
+
+def test_a_task_that_failed_is_remembered_however_many_end_after_it(monkeypatch):
+    """Failures are not kept on disk, so that forgetting one would compute it again for each of its points."""
+    monkeypatch.setattr(module, "RECENT", 1)
+    book = ledger()
+    book.open(entries([point(8, 2), point(7, 1), point(6, 1)]))
+    rows, _ = finish(book, status=lambda t: CRASHED if t.inputs.get("seed") == 2 else DONE)
+    assert sorted(row["status"] for row in rows) == [CRASHED, DONE, DONE]
+    book.open([Entry(key="3", point=point(4, 3))])
+    finish(book)
+    book.open([Entry(key="4", point=point(8, 2))])
+    assert [row["status"] for row in book.rows()] == [CRASHED]
 
 
 def test_nothing_is_computed_for_points_that_have_failed():
@@ -156,7 +170,7 @@ def test_nothing_is_computed_for_points_that_have_failed():
     book.take([outcome(first, CRASHED)])
     assert book.rows()[0]["status"] == CRASHED
     assert book.next_task() is None
-    assert (len(book), book.given) == (0, 0)
+    assert len(book) == 0
     book.open([Entry(key="1", point=point(4, 2))])  # cycles, dropped above, is due again
     rows, given = finish(book)
     assert rows[0]["status"] == DONE
@@ -168,7 +182,7 @@ def test_a_point_that_is_refused_beforehand_needs_no_task():
     book.open([Entry(key="0", point=point(), refusal="rows=0")])
     (row,) = book.rows()
     assert (row["status"], row["message"], row["wall_s"]) == (REFUSED, "rows=0", 0)
-    assert (book.due, len(book)) == (0, 0)
+    assert (book.next_task(), len(book)) == (None, 0)
 
 
 def test_a_refusal_and_a_defect_of_the_plan_are_rows():

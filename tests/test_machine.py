@@ -107,7 +107,7 @@ REFUSED = [
     ("unit: systolic", "unit: hadamard", 5, r"engines\[0\].unit: 'hadamard' is no GEMM engine; one of: adder_tree"),
     ("rows: 4", "rows: [1]", 6, r"engines\[0\].set: rows: a whole number"),
     ("rows: 4", "rows: 4.5", 6, r"engines\[0\].set: rows: a whole number"),
-    ("{rows: 4, cols: 4}", "[4]", 6, r"engines\[0\].set: .*dictionary"),
+    ("{rows: 4, cols: 4}", "[4]", 6, r"engines\[0\].set: a mapping is needed"),
     ("cols: 4}", "cols: 4}\n    count: 0", 7, r"engines\[0\].count: .*not 0"),
     ("cols: 4}", "cols: 4}\n    count: 1.0", 7, r"engines\[0\].count: a whole number is needed, not 1.0"),
     ("cols: 4}", "cols: 4}\n    split: K", 7, r"engines\[0\].split: .*'M' or 'N', not 'K'"),

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from hwsim import cli_query
 from hwsim.sweep import query as module
+from hwsim.sweep.lookup import front_keys, reading
 from hwsim.sweep.query import Question, query, query_sql
-from hwsim.sweep.store import close_store, open_store, record, set_members
+from hwsim.sweep.store import close_store, open_store, record, rows_at, set_members
 from hwsim.sweep.tasks import ERROR
 from models.unit import InputError
 
@@ -59,6 +60,14 @@ def told(path, sql):
 
 def keys(path, **question):
     return [key for (key,) in asked(path, columns=("key",), **question)[1]]
+
+
+def test_rows_come_in_the_order_of_the_keys_and_the_front_in_that_of_the_study(path):
+    with reading(path) as store:
+        assert [row["key"] for row in rows_at(store, ["k2", "none", "k0", "old", "k3"])] == ["k2", "k0", "old", "k3"]
+        # a larger number is more accurate; its area: 30, 10, 20, 40
+        assert front_keys(store, ("accuracy", "area_um2")) == ["k3", "k2", "k1"]
+        assert front_keys(store, ()) == []
 
 
 def test_the_usual_columns_are_those_that_the_study_has(path):

@@ -443,6 +443,16 @@ def test_names_stay_text_in_the_tables():
     assert "\\| &lt;b&gt;x&lt;/b&gt; \\[y\\](z) \\`w\\`" in shown
 
 
+def test_control_characters_reach_no_picture_and_no_table():
+    """The renderer of pictures ends its process over a NUL: XML has none."""
+    rows = points(6, engines=("a\0b\x1b[31m\u202e", "c"))
+    assert ">a?b?[31m?" in picture(STUDY, rows, "svg").decode()
+    study = {"study": {"name": "n", "title": "a\0b\u202e"}, "command": "c\0", "versions": {}}
+    shown = markdown(study, rows).decode()
+    assert "# a?b?" in shown
+    assert all(sign.isprintable() for sign in shown.replace("\n", ""))
+
+
 def test_the_picture():
     drawn = picture(STUDY, ROWS, "svg").decode()
     assert "area at equal throughput [µm² per GMAC/s]" in drawn

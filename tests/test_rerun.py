@@ -134,6 +134,14 @@ def test_a_failed_point_fails_again_or_is_mended(study):
     assert (mended.stored["status"], mended.again["status"], mended.equal) == (CRASHED, DONE, False)
 
 
+def test_another_failure_is_a_difference(study):
+    row = rows_in(study("faulty"))[-1]
+    again = row | {"status": REFUSED}
+    assert row["status"] == CRASHED
+    assert Rerun(stored=row, again=row, entries={}, library=None).equal
+    assert not Rerun(stored=row, again=again, entries={}, library=None).equal
+
+
 def test_a_point_that_cannot_be_built_has_no_task(study, tmp_path):
     folder = study("selective")
     row = next(row for row in rows_in(folder) if row["status"] == REFUSED)

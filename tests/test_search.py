@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.metrics import METRICS, nondominated
+from hwsim.metrics import METRICS, nondominated, pareto
 from hwsim.sweep import search as module
 from hwsim.sweep.ledger import row_of
 from hwsim.sweep.point import Point
@@ -107,6 +107,40 @@ def test_a_guided_search_finds_more_of_the_front_than_chance(method):
 
 
 @pytest.mark.parametrize("method", ["nsga2", "tpe"])
+def test_a_guided_search_goes_the_way_of_the_objectives(method):
+    """The first of them is to be large, the second small; both are best at cols = 5."""
+
+    def distances(how):
+        rows = [row for seed in (1, 2) for row in run(sampler_of(Space(how, 60, seed), workers=1))]
+        return [abs(row["params"].get("cols", 30) - 5) for row in rows]
+
+    assert np.mean(distances(method)) < 0.8 * np.mean(distances("random"))
+
+
+def test_generations_go_on_where_they_were():
+    """NSGA-II keeps in a trial's attributes of which generation it is."""
+    space = Space("nsga2", 60)
+    before = run(sampler_of(space, workers=1), 45)
+    sampler = sampler_of(space, workers=1)
+    for row in before:
+        sampler.tell(*from_store(row))
+    last, following = (max(row["detail"]["trial"]["attrs"].values()) for row in (before[-1], run(sampler, 1)[0]))
+    assert following >= last > 0
+
+
+@pytest.mark.parametrize("method", ["nsga2", "tpe"])
+def test_a_search_that_goes_on_draws_something_else(method):
+    """Before a sampler has learned anything its draws follow from its seed alone."""
+    first = run(sampler_of(Space(method, 20), workers=1), 5)
+    sampler = sampler_of(Space(method, 20), workers=1)
+    for row in first:
+        sampler.tell(*from_store(row))
+    row = run(sampler, 1)[0]
+    assert len(sampler._search.trials) == len(first) + 1, "no draw was wasted"
+    assert row["key"] not in {each["key"] for each in first}
+
+
+@pytest.mark.parametrize("method", ["nsga2", "tpe"])
 def test_a_search_goes_on_from_what_the_store_has(method):
     space = Space(method, 40)
     before = run(sampler_of(space, workers=1), 25)
@@ -149,6 +183,24 @@ def test_points_in_flight_are_not_proposed_again(monkeypatch):
     assert sorted(drawn) == sorted(identity(p) for p in Space("nsga2").points())
 
 
+def test_a_small_space_is_searched_through_once_and_the_search_hears_of_repeats(monkeypatch):
+    """Points that failed are known as well; a repeat has the values that the point had."""
+    monkeypatch.setattr(module, "PATIENCE", 50)
+    monkeypatch.setattr(__name__ + ".SIDE", (1, 2))
+    status = {2: ERROR}
+    sampler = sampler_of(Space("nsga2", 100), workers=1)
+    rows = run(sampler, status=lambda p: status.get(dict(p.params).get("rows"), DONE))
+    assert sorted(row["key"] for row in rows) == sorted(identity(p) for p in Space("nsga2").points())
+    known = {row["key"]: sampler._values(row) for row in rows}
+    trials = [t for t in sampler._search.trials if t.state.name in ("COMPLETE", "FAIL")]
+    assert len(trials) > 2 * len(rows)
+    assert all(t.values == known[identity(sampler._point(t.params))] for t in trials)
+    again = sampler_of(Space("nsga2", 100), workers=1)
+    for row in rows:
+        again.tell(*from_store(row))
+    assert again.ask() is None
+
+
 def test_trials_of_a_space_that_was_edited_are_left_out():
     sampler = sampler_of(Space("nsga2", 40), workers=1)
     (row,) = run(sampler, 1)
@@ -169,6 +221,13 @@ def test_the_front_is_what_no_other_point_dominates(costs):
 
     expected = [i for i, cost in enumerate(costs) if not any(dominates(other, cost) for other in costs)]
     assert sorted(nondominated(np.array(costs, dtype=float))) == expected
+
+
+def test_points_that_lack_a_metric_are_on_no_front():
+    rows = [{"accuracy": 0.9}, {"accuracy": 0.8, "area_um2": None}, {"accuracy": 0.7, "area_um2": 5.0}, {}]
+    assert pareto(rows, ("accuracy", "area_um2")) == [2]
+    assert pareto(rows, ("accuracy",)) == [0]
+    assert pareto(rows, ("area_um2", "cycles")) == []
 
 
 # ---- hypervolume

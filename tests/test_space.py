@@ -650,7 +650,7 @@ def test_a_chain_has_an_end(tmp_path):
 
 MISTAKES = [
     # what stands in the file instead of `set`, the key, the rule
-    ("set: 3", "set", "input should be a valid dictionary, not 3"),
+    ("set: 3", "set", "a mapping is needed, not 3"),
     ("set: {rowz: 3}", "set.rowz", "no parameter of systolic; did you mean 'rows'?"),
     ("set: {weight_bits: 3}", "set.weight_bits", "weight_bits comes from the format; leave it out of `set`"),
     ("set: {rows: '4'}", "set.rows", "a whole number is needed, not '4'"),

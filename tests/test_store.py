@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hwsim.metrics import METRICS
 from hwsim.sweep import store as module
 from hwsim.sweep.rows import COLUMNS, decode, encode, task_row
+from hwsim.sweep.sink import StoreSink
 from hwsim.sweep.store import (
     DONE,
     add_members,
@@ -149,6 +150,17 @@ def test_members_keep_their_order_and_count_once(store):
     assert [one["key"] for one in study_rows(store, ["key"])] == ["a", "c"]
     set_members(store, [])
     assert list(study_rows(store)) == []
+
+
+def test_a_sink_writes_tasks_and_rows_in_one_transaction(store):
+    """A row without its tasks would have them computed again by the next study that needs them."""
+    statements = []
+    store.set_trace_callback(statements.append)
+    StoreSink(store).record([task("t")], [row("a")])
+    store.set_trace_callback(None)
+    assert [text for text in statements if text in ("BEGIN IMMEDIATE", "COMMIT")] == ["BEGIN IMMEDIATE", "COMMIT"]
+    assert {*known_tasks(store, ["t"])} == {"t"}
+    assert done_keys(store) == {"a"}
 
 
 def test_the_same_members_are_not_written_again(path, store):

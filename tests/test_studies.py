@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hwsim import InputError, Study
-from hwsim.sweep.folders import write_folders
 from hwsim.sweep.lookup import reading
+from hwsim.sweep.point_folders import write_folders
 from hwsim.sweep.rerun import rerun
 
 NAME = '<b>it\'s "mine"</b>\n../x'

@@ -24,7 +24,7 @@ from hwsim.sweep.space import Study, load_study
 from hwsim.sweep.store import close_store, read_store, read_study, study_rows
 from hwsim.sweep.tasks import CRASHED, DONE, ERROR, MEMORY, REFUSED, TIMEOUT
 from hwsim.synth.library import builtin
-from models.unit import InputError
+from models.unit import InputError, require
 
 WITHOUT = {"wall_s", "peak_memory_bytes", "created", "revision"}
 """fields that differ from run to run"""
@@ -142,6 +142,18 @@ def test_a_second_run_computes_and_writes_nothing(sweep, tmp_path):
     sweep()
     assert (first.folder / "points.csv").exists()
     assert len(log(tmp_path)) == count
+
+
+def test_outputs_that_could_not_be_written_are_written_by_the_next_run(sweep, study_file, monkeypatch):
+    first, _ = sweep()
+    study_file.write_text(studies.STUDY.replace("W5A8]", "W5A8, W4A8]"))
+    with monkeypatch.context() as patch:
+        patch.setattr("hwsim.sweep.outputs.write", lambda _store, _folder: require(False, "no space"))
+        with pytest.raises(InputError, match="no space"):
+            sweep()
+    again, _ = sweep()
+    assert again.computed == 0
+    assert (first.folder / "points.csv").read_text().count("\n") == 1 + again.points == 21
 
 
 def test_results_do_not_depend_on_the_number_of_workers(sweep):
@@ -392,6 +404,32 @@ def test_a_guided_search_goes_on_where_it_was(sweep, study_file, tmp_path):
     assert progress[-1][0] == 10
     assert [volume for _, volume in progress] == sorted(volume for _, volume in progress)
     assert len(set(log(tmp_path))) == len(log(tmp_path))
+
+
+def test_a_guided_study_consists_of_its_own_points_alone(sweep, study_file, monkeypatch):
+    """Neither those of the list that was in the store before, nor those of an earlier version."""
+    sweep()
+    text = "search: {method: nsga2, points: 5, seed: 3, objectives: [accuracy, cycles]}\n"
+    study_file.write_text(studies.STUDY.replace("W5A8]", "W5A8, W3A8]") + text)
+    monkeypatch.setenv("HWSIM_TEST_VERSION", "2")
+    found, _ = sweep()
+    keys = {row["key"] for row in rows_in(found.folder)}
+    assert (found.points, found.computed, len(keys)) == (5, 5, 5)
+    monkeypatch.setenv("HWSIM_TEST_VERSION", "3")
+    again, _ = sweep()
+    assert (again.points, again.computed) == (5, 5)
+    assert not keys & {row["key"] for row in rows_in(again.folder)}
+
+
+def test_failed_points_of_a_guided_search_stand_where_they_are_not_tried_again(sweep, study_file):
+    text = "search: {method: nsga2, points: 8, seed: 3, objectives: [accuracy, cycles]}\n"
+    study_file.write_text(studies.STUDY + text)
+    first, _ = sweep("faulty")
+    assert 0 < first.failed < first.points == 8
+    before = [row["key"] for row in rows_in(first.folder)]
+    again, _ = sweep("faulty", retry=False)
+    assert (again.points, again.computed, again.failed) == (8, 0, first.failed)
+    assert [row["key"] for row in rows_in(first.folder)] == before
 
 
 # ---- folder and library

@@ -9,7 +9,7 @@ from typing import Any
 
 from hwsim.networks import NETWORKS
 from hwsim.quantizers import get_quantizer
-from hwsim.sweep.point import ACTIVATIONS, FLOAT_ACTIVATIONS, Point
+from hwsim.sweep.point import Point, activation_kinds
 from hwsim.transforms import options_of
 from models.catalog import unit
 from models.floats import HALF_BITS, HALF_DIGITS, ActFormat
@@ -43,19 +43,13 @@ def _widths(entry: Unit, point: Point) -> dict[str, Any]:
     return {"weight_bits": point.weight_bits, "act_format": ActFormat.FP16}
 
 
-def activation_kinds(point: Point) -> tuple[str, ...]:
-    """Those that a point of this engine and width can have."""
-    floats = point.act_bits == HALF_BITS or unit(point.unit).has_act_format
-    return FLOAT_ACTIVATIONS if floats else ACTIVATIONS
-
-
 def check(point: Point) -> dict[str, dict[str, Any]]:
     """What the point is made of, defaults included: role (`engine`, `transform`, `quantizer`) -> name -> value.
 
     InputError where the point cannot be evaluated: parameters, network, transform, quantizer.
     """
     params = engine_params(point)
-    kinds = activation_kinds(point)
+    kinds = activation_kinds(point.unit, point.act_bits)
     require(point.activations in kinds, f"activations {point.activations!r} are not {' or '.join(kinds)}")
     if point.network not in NETWORKS:
         raise InputError(f"no network {point.network!r}; {nearest(point.network, NETWORKS)}")

@@ -14,7 +14,7 @@ from hwsim.report.collect import MEASURED, Row, by_area
 from hwsim.report.paper import MARKDOWN, markdown
 from hwsim.report.still import is_ours, picture
 from hwsim.report.study_page import render
-from hwsim.sweep.folders import POINTS, WAVES, folder_name
+from hwsim.sweep.point_folders import POINTS, WAVES, folder_name
 from hwsim.sweep.store import close_store, read_store, read_study, study_rows
 from models.unit import require
 

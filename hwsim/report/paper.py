@@ -7,6 +7,7 @@ from typing import Any
 
 from hwsim.metrics import METRICS, Direction
 from hwsim.report.collect import Collection, Row, Summary, collect
+from hwsim.terminal import printable
 
 MARKDOWN = "<!-- hwsim: tables of a study -->"
 """how the tables begin"""
@@ -89,7 +90,7 @@ def _table(headings: Sequence[str], rows: Iterable[Sequence[str]], words: int) -
 
 def _cell(text: str) -> str:
     """On one line, without what Markdown or HTML would read."""
-    flat = " ".join(text.split())
+    flat = printable(" ".join(text.split()))
     cut = flat if len(flat) <= MAX_TEXT else f"{flat[:MAX_TEXT]} ..."
     marked = cut.replace("\\", "\\\\")
     for character in "`*_[]|#":
@@ -98,4 +99,4 @@ def _cell(text: str) -> str:
 
 
 def _code(text: str) -> str:
-    return " ".join(text.split()).replace("`", "'")[:1000]
+    return printable(" ".join(text.split())).replace("`", "'")[:1000]

@@ -12,6 +12,7 @@ from hwsim.page import still, still_png
 from hwsim.report.collect import CROWDED, Collection, Row, collect, near
 from hwsim.report.draw import SERIES, axis, grouping, series_of
 from hwsim.sweep.tasks import DONE
+from hwsim.terminal import printable
 from models.unit import require
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -53,12 +54,17 @@ def _records(collection: Collection) -> list[dict[str, Any]]:
     return [
         {
             **{name: row[name] for name in axes},
-            "series": "others" if crowded and series[row[by]] == SERIES - 1 else row[by][:MAX_LABEL],
+            "series": "others" if crowded and series[row[by]] == SERIES - 1 else _name(row[by]),
             "format": row["format"],
             "front": row["key"] in front,
         }
         for row in drawn
     ]
+
+
+def _name(text: str) -> str:
+    """Without control characters: XML has none, and the renderer would end the whole process over one."""
+    return printable(text[:MAX_LABEL])
 
 
 def _chart(collection: Collection, data: Sequence[Mapping[str, Any]]) -> Any:

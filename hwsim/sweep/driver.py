@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from hwsim.metrics import FRONT, pareto
 from hwsim.sweep import console as talk
-from hwsim.sweep import folder as places
 from hwsim.sweep import outputs
+from hwsim.sweep import study_folder as places
 from hwsim.sweep.executors import Executor, Limits
 from hwsim.sweep.ledger import Entry, Ledger, Row, point_of
 from hwsim.sweep.rows import TaskRow
@@ -93,7 +93,8 @@ def prepare(
         from hwsim import doctor
         from hwsim.evaluation import metrics_of
 
-        doctor.require_study(study.evaluate, method=study.search.method, cluster=cluster)
+        method, networks = study.search.method, study.networks
+        doctor.require_study(study.evaluate, method=method, cluster=cluster, networks=networks)
         require_objectives(study.search.objectives, metrics_of(study.evaluate))
     text = places.library_text(liberty)
     settings = {"parts": list(study.evaluate), "liberty": None if liberty is None else str(liberty.resolve())}

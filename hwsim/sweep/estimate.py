@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from sqlite3 import Connection
 
 from hwsim.sweep.driver import Listed, Setup, listed
 from hwsim.sweep.search import sampler_of
@@ -91,7 +92,7 @@ def estimate(setup: Setup, out_root: Path, *, workers: int | None = None) -> Est
 
 
 @contextlib.contextmanager
-def _stored(path: Path) -> Iterator:
+def _stored(path: Path) -> Iterator[Connection | None]:
     """The store, None where there is none yet."""
     store = read_store(path) if path.exists() else None
     try:
@@ -113,7 +114,7 @@ def _walls(out_root: Path) -> dict[str, tuple[int, float]]:
     found: dict[str, tuple[int, float]] = {}
     for path in sorted(out_root.glob("*/store.sqlite"))[:NEIGHBOURS]:
         with contextlib.suppress(InputError), _stored(path) as store:
-            for kind, (count, mean) in task_walls(store).items():
+            for kind, (count, mean) in task_walls(store).items() if store else ():
                 before, so_far = found.get(kind, (0, 0.0))
                 found[kind] = (before + count, (before * so_far + count * mean) / (before + count))
     return found

@@ -69,16 +69,6 @@ class Ledger:
         """Points without a row."""
         return len(self._open)
 
-    @property
-    def due(self) -> int:
-        """Tasks that could be given out now."""
-        return len(self._due)
-
-    @property
-    def given(self) -> int:
-        """Tasks that were given out and have not ended."""
-        return len(self._waiting) - len(self._due)
-
     def open(self, entries: Iterable[Entry]) -> None:
         """Take up points. One that is refused has its row at once."""
         added = {entry.key: _Open(entry=entry) for entry in entries}

@@ -6,12 +6,11 @@ import contextlib
 import difflib
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from hwsim.metrics import metric, pareto
-from hwsim.sweep.rows import COLUMNS, Row, decode
-from hwsim.sweep.store import CHUNK, close_store, read_store, read_study, sqlite_errors, study_rows
+from hwsim.sweep.store import close_store, read_store, read_study, study_rows
 from hwsim.terminal import printable
 from models.unit import InputError, require
 
@@ -32,23 +31,6 @@ def reading(place: Path) -> Iterator[sqlite3.Connection]:
         yield store
     finally:
         close_store(store)
-
-
-def rows_at(store: sqlite3.Connection, keys: Iterable[str]) -> Iterator[Row]:
-    """The rows of these keys, in their order; keys without a row are left out. InputError for damaged rows."""
-    (_, _, path), wanted = store.execute("PRAGMA database_list").fetchone(), list(keys)
-    here = {name for _, name, *_ in store.execute("PRAGMA table_info(points)")}
-    names = ", ".join(column.name if column.name in here else f"NULL AS {column.name}" for column in COLUMNS)
-    for start in range(0, len(wanted), CHUNK):
-        chunk = wanted[start : start + CHUNK]
-        query = f"SELECT {names} FROM points WHERE key IN ({', '.join('?' * len(chunk))})"  # noqa: S608 - own names
-        with sqlite_errors(Path(path)):
-            values = store.execute(query, chunk).fetchall()
-        try:
-            rows = {row["key"]: row for row in (decode(COLUMNS, each) for each in values)}
-        except ValueError as error:
-            raise InputError(f"{path}: damaged ({error})") from None
-        yield from (rows[key] for key in chunk if key in rows)
 
 
 def find_point(store: sqlite3.Connection, text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlite3 import Connection
 
 from hwsim.files import write_atomic
+from hwsim.sweep.code import tool_versions
 from hwsim.sweep.store import read_study, study_rows
 
 FILES = ("config.resolved.json", "points.csv", "report.html")
@@ -24,16 +25,9 @@ def versions(library: str | None) -> dict[str, str]:
     return {
         "hwsim": importlib.metadata.version("hwsim"),
         "python": platform.python_version(),
-        **{name: _version(name) for name in TOOLS},
+        **tool_versions(TOOLS),
         "liberty": "built-in" if library is None else f"sha256:{hashlib.sha256(library.encode()).hexdigest()}",
     }
-
-
-def _version(distribution: str) -> str:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def are_in(folder: Path) -> bool:
@@ -45,7 +39,7 @@ def write(store: Connection, folder: Path) -> None:
     """Write all of them, each whole or not at all."""
     from hwsim.report import write_report
     from hwsim.sweep.export import columns_of, write_csv
-    from hwsim.sweep.folders import write_folders
+    from hwsim.sweep.point_folders import write_folders
 
     study = read_study(store)
     config = {name: study[name] for name in ("study", "command", "parts", "versions")}

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from models.catalog import unit
+from models.floats import HALF_BITS
+
 Value = bool | int | str
 """of an engine's parameter"""
 
@@ -60,6 +63,11 @@ class Point:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Point:
         return cls(**{**data, "params": tuple(sorted(data["params"].items()))})
+
+
+def activation_kinds(unit_name: str, act_bits: int) -> tuple[str, ...]:
+    """Those that a point of this engine and width can have."""
+    return FLOAT_ACTIVATIONS if act_bits == HALF_BITS or unit(unit_name).has_act_format else ACTIVATIONS
 
 
 def engine_label(name: str, params: dict[str, Value]) -> str:

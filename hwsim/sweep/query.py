@@ -197,7 +197,7 @@ class _Session:
             return f"no table {name!r:.80}; {nearest(name[:80], TABLES)}"
         if kind == "no such function":
             return f"no function {name!r:.80}; {nearest(name[:80], FUNCTIONS)}"
-        return f"the question is no SQL that can be answered ({error:.200})"
+        return f"the question is no SQL that can be answered ({' '.join(error.split()):.200})"
 
 
 @contextlib.contextmanager

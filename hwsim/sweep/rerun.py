@@ -15,13 +15,13 @@ from hwsim.sweep import outputs
 from hwsim.sweep.driver import EVALUATION, Setup, point_key, prepare
 from hwsim.sweep.executors import Limits
 from hwsim.sweep.executors.local import LocalExecutor
-from hwsim.sweep.folders import LIBRARY, POINTS, WAVES, folder_name, has_library, one_point, write_folder
 from hwsim.sweep.ledger import Entry, Ledger, point_of
-from hwsim.sweep.lookup import find_point, reading, rows_at
+from hwsim.sweep.lookup import find_point, reading
+from hwsim.sweep.point_folders import LIBRARY, POINTS, WAVES, folder_name, has_library, one_point, write_folder
 from hwsim.sweep.rows import Row
 from hwsim.sweep.running import Running
 from hwsim.sweep.space import Study
-from hwsim.sweep.store import read_study
+from hwsim.sweep.store import read_study, rows_at
 from hwsim.version import revision
 from models.unit import InputError, require
 

@@ -111,14 +111,6 @@ class Shard:
         """Those of these tasks that are done."""
         return {key: outcome_of(self._task(key)) for key in keys if key in self.places}
 
-    def task_walls(self) -> dict[str, tuple[int, float]]:
-        """Kind of task -> how many of it are done, and the mean of their wall time in seconds."""
-        found: dict[str, tuple[int, float]] = {}
-        for task in map(self._task, self.places):
-            count, total = found.get(task["kind"], (0, 0.0))
-            found[task["kind"]] = (count + 1, total + (task["wall_s"] or 0.0))
-        return {kind: (count, total / count) for kind, (count, total) in found.items()}
-
     def close(self) -> None:
         """Let others have it."""
         os.close(self.handle)

@@ -10,8 +10,8 @@ from typing import Protocol
 
 from hwsim.sweep import store as stores
 from hwsim.sweep.rows import Row, TaskRow
-from hwsim.sweep.shards import open_shard
 from hwsim.sweep.tasks import Outcome
+from models.unit import require
 
 
 class Sink(Protocol):
@@ -36,10 +36,6 @@ class Sink(Protocol):
         """Those of these tasks that are done."""
         ...
 
-    def task_walls(self) -> dict[str, tuple[int, float]]:
-        """Kind of task -> how many of it are done, and the mean of their wall time in seconds."""
-        ...
-
     def close(self) -> None:
         """Let others have it."""
         ...
@@ -53,6 +49,9 @@ class StoreSink:
 
     def record(self, tasks: Iterable[TaskRow], rows: Iterable[Row]) -> None:
         stores.record(self.store, tasks, rows)
+        # an open file takes rows also after it was removed, and they would be gone at the end
+        path = Path(self.store.execute("PRAGMA database_list").fetchone()[2])
+        require(path.exists(), f"{path}: was removed while the sweep ran; run the same command again")
 
     def done_keys(self) -> set[str]:
         return stores.done_keys(self.store)
@@ -63,13 +62,5 @@ class StoreSink:
     def known_tasks(self, keys: Iterable[str]) -> dict[str, Outcome]:
         return stores.known_tasks(self.store, keys)
 
-    def task_walls(self) -> dict[str, tuple[int, float]]:
-        return stores.task_walls(self.store)
-
     def close(self) -> None:
         stores.close_store(self.store)
-
-
-def open_sink(folder: Path, shard: tuple[int, int] | None = None) -> Sink:
-    """The store in the study's folder, or shard (k, N) of it; InputError where it cannot be opened for writing."""
-    return StoreSink(stores.open_store(folder / "store.sqlite")) if shard is None else open_shard(folder, *shard)

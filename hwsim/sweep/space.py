@@ -29,9 +29,8 @@ from hwsim.sweep.grid import (
     together_of,
 )
 from hwsim.sweep.inherit import Layered, load_layered, single
-from hwsim.sweep.point import ACTIVATIONS, FLOAT_ACTIVATIONS, Point, Value
-from models.catalog import UNITS, unit
-from models.floats import HALF_BITS
+from hwsim.sweep.point import ACTIVATIONS, FLOAT_ACTIVATIONS, Point, Value, activation_kinds
+from models.catalog import UNITS
 from models.unit import Kind, nearest, require
 
 MAX_POINTS = 200_000
@@ -76,11 +75,6 @@ def settings(params: dict[str, Any]) -> dict[str, Value]:
         require(not (wrong := setting_name(name)), wrong)
         require(not (wrong := setting_value(value)), f"{name}: {wrong}")
     return params
-
-
-def activation_kinds(engine: str, act_bits: int) -> tuple[str, ...]:
-    """Those that a point of this engine and width can have."""
-    return FLOAT_ACTIVATIONS if act_bits == HALF_BITS or unit(engine).has_act_format else ACTIVATIONS
 
 
 def _format_name(name: str) -> str:

@@ -440,12 +440,30 @@ def study_rows(store: sqlite3.Connection, fields: Iterable[str] | None = None) -
         raise InputError(f"points have no field {name!r}; {nearest(name, (column.field for column in COLUMNS))}")
     path = _path(store)
     with sqlite_errors(path):
-        here = _columns(store)
         columns = [column for column in COLUMNS if column.field in wanted]
-        names = ", ".join(column.name if column.name in here else f"NULL AS {column.name}" for column in columns)
+        names = ", ".join(_selected(store, columns))
         query = f"SELECT {names} FROM members CROSS JOIN points USING (key) ORDER BY position"  # noqa: S608 - own names
         cursor = store.execute(query)
     return _rows(cursor, columns, path)
+
+
+def rows_at(store: sqlite3.Connection, keys: Iterable[str]) -> Iterator[Row]:
+    """The rows of these keys, in their order, of whatever study; keys without a row are left out. InputError for
+    damaged rows."""
+    path, wanted = _path(store), list(keys)
+    with sqlite_errors(path):
+        names = _selected(store, COLUMNS)
+    for start in range(0, len(wanted), CHUNK):
+        chunk = wanted[start : start + CHUNK]
+        rows = (_decoded(COLUMNS, values, path) for values in _looked_up(store, "points", names, chunk))
+        here = {row["key"]: row for row in rows}
+        yield from (here[key] for key in chunk if key in here)
+
+
+def _selected(store: sqlite3.Connection, columns: Iterable[Column]) -> list[str]:
+    """What to select for these columns: NULL for one that the store, which may be older, has not."""
+    here = _columns(store)
+    return [column.name if column.name in here else f"NULL AS {column.name}" for column in columns]
 
 
 def _rows(cursor: sqlite3.Cursor, columns: Sequence[Column], path: Path) -> Iterator[Row]:

@@ -16,10 +16,10 @@ from typing import Any
 from hwsim.files import SUFFIX, os_errors
 from hwsim.metrics import METRICS
 from hwsim.sweep.ledger import point_of
-from hwsim.sweep.lookup import axes, front_keys, rows_at
+from hwsim.sweep.lookup import axes, front_keys
 from hwsim.sweep.point import FLOAT_ACTIVATIONS
 from hwsim.sweep.rows import Row
-from hwsim.sweep.store import count_by_status, read_study, study_rows
+from hwsim.sweep.store import count_by_status, read_study, rows_at, study_rows
 from hwsim.sweep.tasks import DONE
 from models.unit import require
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hwsim.sweep import folders
-from hwsim.sweep.folders import write_folder, write_folders
+from hwsim.sweep import point_folders
 from hwsim.sweep.ledger import row_of
 from hwsim.sweep.point import Point
+from hwsim.sweep.point_folders import write_folder, write_folders
 from hwsim.sweep.rows import COLUMNS
 from hwsim.sweep.space import load_study
 from hwsim.sweep.store import close_store, open_store, record, save_study, set_members
@@ -164,17 +164,17 @@ def test_of_a_large_study_the_front_and_the_failed_points_have_folders(study, tm
     good = [row(n, cycles=10 + n, energy_pj=float(energy)) for n, energy in enumerate([9, 9, 3, 5])]
     bad = [row(9, status=REFUSED), row(8, status=REFUSED)]
     store = study([*good, *bad])
-    monkeypatch.setattr(folders, "MOST", 5)
+    monkeypatch.setattr(point_folders, "MOST", 5)
     write_folders(store, tmp_path)
     assert names(tmp_path) == sorted(each["key"][:16] for each in (good[0], good[2], *bad))
-    monkeypatch.setattr(folders, "MOST", 3)
+    monkeypatch.setattr(point_folders, "MOST", 3)
     write_folders(store, tmp_path / "fewer")
     assert names(tmp_path / "fewer") == sorted(each["key"][:16] for each in (good[0], good[2], bad[0]))
 
 
 def test_a_study_without_a_front_has_folders_of_failed_points(study, tmp_path, monkeypatch):
     store = study([row(0, status=REFUSED), row(1, status=REFUSED)])
-    monkeypatch.setattr(folders, "MOST", 1)
+    monkeypatch.setattr(point_folders, "MOST", 1)
     write_folders(store, tmp_path)
     assert len(names(tmp_path)) == 1
 
