@@ -24,8 +24,8 @@ name: {name}
 network: digits-mlp
 seed: {seeds}
 formats: [W8A8, W4A8, W4A4, W3A8, W2A8]
-transforms: [none, smoothquant]
-quantizers: [rtn, mse, gptq]
+transforms: [none]
+quantizers: [rtn, gptq]
 activations: [asymmetric, symmetric]
 engines:
   - {{unit: systolic, set: {{rows: 16, cols: 16, dataflow: [WS, OS]}}}}
@@ -55,7 +55,7 @@ engines:
 """
 
 
-def sweep(study: str = STUDY, seeds: int = 9) -> list[Result]:
+def sweep(study: str = STUDY, seeds: int = 26) -> list[Result]:
     """A study of over 2,000 points: overhead a point, two workers beside one, a second run, memory."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -34,7 +34,7 @@ def repeat(text, times):
 
 def rest(s):
     time.sleep(s)
-    return {}
+    return {"pid": os.getpid()}
 
 
 def never(pid_file=None):
@@ -232,6 +232,8 @@ def evaluation(settings):
         os._exit(7)
     if settings.get("trouble") == "raise":
         raise ImportError("no such\nthing")
+    if settings.get("trouble") == "large":
+        settings["kept"] = bytearray(64 << 20)
     if settings.get("trouble") == "hang":
         time.sleep(60)
     if settings.get("trouble") == "once":

@@ -87,10 +87,11 @@ def plan(settings: Settings, point: Point, results: Results) -> dict[str, Task]:
     """
     entry, params = unit(point.unit), engine_params(point)
     kinds, tasks = _kinds(settings), {}
+    values = by_value(entry, params)
     if "accuracy" in kinds:
-        tasks["accuracy"] = _on_network("accuracy", point, by_value(entry, params))
+        tasks["accuracy"] = _on_network("accuracy", point, values, values)
     if "cycles" in kinds:
-        tasks["cycles"] = _on_network("cycles", point, params)
+        tasks["cycles"] = _on_network("cycles", point, params, values)
     if "synthesis" in kinds:
         found = results.get("cycles", {}).get("hardware", {})
         hardware = {"engine": {"unit": entry.name, "params": plain(params)}, **found}
@@ -98,7 +99,8 @@ def plan(settings: Settings, point: Point, results: Results) -> dict[str, Task]:
     return tasks
 
 
-def _on_network(kind: str, point: Point, params: Any) -> Task:
+def _on_network(kind: str, point: Point, params: Any, values: Any) -> Task:
+    """`values`: the params without those that change no value; tasks of the same ones share the quantized network."""
     inputs = {
         "network": point.network,
         "seed": point.seed,
@@ -109,7 +111,8 @@ def _on_network(kind: str, point: Point, params: Any) -> Task:
         "params": plain(params),
     }
     made_by = _network_version(kind, point.unit, point.network, point.transform, point.quantizer)
-    return Task(kind=kind, inputs=inputs, version=made_by)
+    shared = f"{point.network} {point.seed} {point.transform} {point.quantizer} {point.activations} {values!r}"
+    return Task(kind=kind, inputs=inputs, version=made_by, affinity=shared)
 
 
 def _on_silicon(settings: Settings, *, unit: str, params: Mapping[str, Any]) -> Task:

@@ -22,7 +22,7 @@ Row = dict[str, Any]
 Lookup = Callable[[Sequence[str]], Mapping[str, Outcome]]
 """keys of tasks -> those that are finished and kept"""
 
-RECENT = 4096
+RECENT = 512
 """outcomes that are held in memory; older ones are looked up"""
 
 
@@ -134,6 +134,8 @@ class Ledger:
 
     def _known(self, keys: Sequence[str]) -> dict[str, Outcome]:
         here = {key: known for key in keys if (known := self._recent.get(key) or self._failed.get(key))}
+        for key in here.keys() & self._recent.keys():
+            self._recent.move_to_end(key)
         absent = [key for key in keys if key not in here]
         kept = dict(self._lookup(absent)) if absent else {}
         for outcome in kept.values():

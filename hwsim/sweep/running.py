@@ -13,7 +13,7 @@ from hwsim.sweep.console import Report
 from hwsim.sweep.executors import Executor, Order
 from hwsim.sweep.ledger import Entry, Ledger, Row
 from hwsim.sweep.rows import TaskRow, task_row
-from hwsim.sweep.tasks import DONE
+from hwsim.sweep.tasks import DONE, Task
 from models.unit import InputError
 
 COMMIT_S = 0.05
@@ -76,7 +76,7 @@ class Running:
             task = self._ledger.next_task()
             if task is not None:
                 self._given[task.key] = (task.kind, self._ledger.who(task.key))
-                self._executor.submit(Order(key=task.key, kind=task.kind, inputs=task.inputs, **self._order))
+                self._executor.submit(_order(task, self._order))
             elif not self._take_up():
                 break
         return bool(self._given)
@@ -119,3 +119,7 @@ class Running:
             self._tasks, self._rows = [], []
         at_work = [self._given[key] for key in self._executor.running() if key in self._given]
         self._report(rows, [f"{kind} {who}" for kind, who in at_work])
+
+
+def _order(task: Task, common: Mapping[str, Any]) -> Order:
+    return Order(key=task.key, kind=task.kind, inputs=task.inputs, affinity=task.affinity, **common)

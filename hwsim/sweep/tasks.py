@@ -41,6 +41,9 @@ class Task:
     """plain data: all that the result depends on besides code and tools"""
     version: str
     """hash of the code and the versions of the tools that compute it"""
+    affinity: str = ""
+    """tasks of the same one share intermediate results within a process: they are best computed in one. It is no part
+    of what the task is"""
 
     @cached_property
     def key(self) -> str:

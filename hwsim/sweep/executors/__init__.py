@@ -30,6 +30,8 @@ class Order:
     """what that function takes"""
     kind: str
     inputs: Mapping[str, Any]
+    affinity: str = ""
+    """orders of the same one share intermediate results within a process; empty: with none"""
 
 
 class Executor(Protocol):

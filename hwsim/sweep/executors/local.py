@@ -35,6 +35,8 @@ AHEAD_S = 0.05
 """expected work beyond which a worker gets no further order"""
 DEPTH = 64
 """most orders that a worker has"""
+CHOICE = 8
+"""orders a worker that wait here, of which it gets those that suit it"""
 START_S = 300.0
 """to start and to load an evaluation; a shared file system may be slow"""
 FALSE_STARTS = 3
@@ -61,6 +63,7 @@ class _Job:
     kind: str
     evaluation: str
     """reference and settings as JSON"""
+    affinity: str
     serial: int
     line: bytes
     """as the worker reads it"""
@@ -76,6 +79,8 @@ class _Worker:
     log: IO[bytes]
     jobs: deque[_Job] = field(default_factory=deque)
     """not answered yet; it is at work on the first"""
+    affinity: str = ""
+    """of what it was given last"""
     expected_s: float = 0.0
     """of all these"""
     unsent: bytearray = field(default_factory=bytearray)
@@ -114,7 +119,7 @@ class LocalExecutor:
         self._selector = selectors.DefaultSelector()
 
     def room(self) -> int:
-        return max(max(self._workers, self._given) - len(self._waiting), 0)
+        return max(max(CHOICE * self._workers, self._given) - len(self._waiting), 0)
 
     def running(self) -> Sequence[str]:
         return [worker.jobs[0].key for worker in self._crew if worker.jobs]
@@ -150,7 +155,7 @@ class LocalExecutor:
         """Give the waiting orders to those who have room, then send what is new."""
         fresh = set()
         while self._waiting and (worker := self._freest()):
-            self._give(worker, self._waiting.popleft())
+            self._give(worker, self._next_for(worker))
             fresh.add(worker)
         for worker in fresh:
             self._send(worker)
@@ -165,6 +170,18 @@ class LocalExecutor:
             return self._hire()
         return min(filter(_has_room, self._crew), key=lambda worker: worker.expected_s, default=None)
 
+    def _next_for(self, worker: _Worker) -> _Job:
+        """Of the next orders the first that shares intermediate results with what the worker did last; else the first
+        that shares none with another worker's; else the first."""
+        ahead = list(itertools.islice(self._waiting, CHOICE * self._workers))
+        taken = {other.affinity for other in self._crew if other is not worker}
+        own = (i for i, job in enumerate(ahead) if job.affinity and job.affinity == worker.affinity)
+        free = (i for i, job in enumerate(ahead) if not job.affinity or job.affinity not in taken)
+        chosen = next(itertools.chain(own, free), 0)
+        job = ahead[chosen]
+        del self._waiting[chosen]
+        return job
+
     def _hire(self) -> _Worker:
         worker = _start(self._limits)
         self._crew.append(worker)
@@ -175,6 +192,7 @@ class LocalExecutor:
         if not worker.jobs:
             worker.since = time.monotonic()
         worker.jobs.append(job)
+        worker.affinity = job.affinity
         worker.expected_s += self._usual_s.get(job.kind, AHEAD_S)
         worker.unsent += job.line
         self._given += 1
@@ -311,6 +329,7 @@ def _job(order: Order, serial: int) -> _Job:
         key=order.key,
         kind=order.kind,
         evaluation=json.dumps([order.evaluation, order.settings], sort_keys=True),
+        affinity=order.affinity,
         serial=serial,
         line=json.dumps(told, allow_nan=False).encode() + b"\n",
     )
