@@ -177,7 +177,6 @@ WATCHED = """
 import sys
 from pathlib import Path
 import hwsim.sweep.driver as driver
-from hwsim.sweep.console import default_console
 
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
@@ -197,8 +196,8 @@ def _study(place: Path, name: str, text: str) -> Path:
     return file
 
 
-def _run(file: Path, out: Path, *more: str) -> None:
-    _python(["-m", "hwsim", "sweep", str(file), "--out", str(out), "--quiet", *more])
+def _run(file: Path, out: Path) -> None:
+    _python(["-m", "hwsim", "sweep", str(file), "--out", str(out), "--quiet"])
 
 
 def _timed(file: Path, out: Path, *, workers: int) -> tuple[float, list[int]]:

@@ -15,7 +15,19 @@ from typing import Annotated, Any
 import typer
 
 from hwsim import cli_doctor, cli_pim, cli_points, cli_query, cli_run, cli_sweep, completion
-from hwsim.terminal import Json, counting, exit_codes, offer_quiet, plain, print_json, printable, quiet, say, table
+from hwsim.terminal import (
+    Json,
+    Liberty,
+    counting,
+    exit_codes,
+    offer_quiet,
+    plain,
+    print_json,
+    printable,
+    quiet,
+    say,
+    table,
+)
 from models.catalog import UNITS, unit, unit_of
 from models.unit import InputError, Kind, Unit, fields_of, nearest, require
 
@@ -37,7 +49,6 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="a parameter; repeat, or separate by commas")
 ]
 Preset = Annotated[str | None, typer.Option(help="start from a named preset instead of the defaults")]
-Liberty = Annotated[Path | None, typer.Option(metavar="FILE", help="a cell library in place of the built-in 45 nm one")]
 Seed = Annotated[int, typer.Option(min=0, help="seed of the random operands")]
 
 

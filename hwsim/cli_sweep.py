@@ -8,16 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hwsim.terminal import Json, print_json, printable, quiet, require_targets, say, table, target
+from hwsim.terminal import Json, Liberty, print_json, printable, quiet, require_targets, say, table, target
 from models.unit import require
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from hwsim.sweep.estimate import Estimate
-
-Liberty = Annotated[Path | None, typer.Option(metavar="FILE", help="a cell library in place of the built-in 45 nm one")]
-
 
 POINTS = 60
 """points that --dry-run lists; --json has all"""

@@ -20,6 +20,7 @@ import typer
 from models.unit import require
 
 Json = Annotated[bool, typer.Option("--json", help="print JSON instead of tables")]
+Liberty = Annotated[Path | None, typer.Option(metavar="FILE", help="a cell library in place of the built-in 45 nm one")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="print no tables, notes or progress; errors and --json remain")]
 
 EXIT_CODES = {

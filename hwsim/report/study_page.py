@@ -13,6 +13,7 @@ from hwsim.page import page
 from hwsim.report.collect import CROWDED, Collection, Row, collect, near
 from hwsim.report.columns import KEY_DIGITS, MAX_MESSAGE, page_data
 from hwsim.report.draw import Frame, axis, glyph, grouping, line, scatter, series_of
+from hwsim.sweep.point import WORDS
 from hwsim.sweep.tasks import DONE
 
 MAX_BYTES = 2_900_000
@@ -22,8 +23,6 @@ STATIC_FRONT = 400
 MAX_TEXT = 100_000
 """characters shown of the study's text, which a sweep file of many engines makes long"""
 MAX_NAME = 120
-WORDS = ("engine", "format", "transform", "quantizer", "activations")
-"""what names a point within its study"""
 
 APPROXIMATIONS = (
     "Area and delay come from synthesis of the point's own RTL. There is no placement, no clock tree and no wire: real "

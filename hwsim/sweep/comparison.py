@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hwsim.evaluation import PARTS, metrics_of
+from hwsim.markdown import cell, table
 from hwsim.metrics import METRICS, Direction, metric
 from hwsim.sweep.ledger import point_of
 from hwsim.sweep.lookup import reading
+from hwsim.sweep.outputs import changed_versions
 from hwsim.sweep.point import Point
 from hwsim.sweep.store import read_study, study_rows
 from hwsim.sweep.tasks import DONE, digest
@@ -128,7 +130,7 @@ def compare(a: Path, b: Path, metrics: Sequence[str] = ()) -> Comparison:
         statuses=tuple(statuses),
         metrics=tuple(sorted(changes, key=lambda change: (-change.largest, -change.absent))),
         left_out=tuple(name for name in METRICS if (name in given[0]) is not (name in given[1]) and not metrics),
-        versions=_versions(*studies),
+        versions=changed_versions(*studies),
     )
 
 
@@ -212,21 +214,15 @@ def _chosen(names: Sequence[str], given: Sequence[tuple[str, ...]], places: Sequ
     return tuple(dict.fromkeys(names)) or tuple(name for name in given[0] if name in given[1])
 
 
-def _versions(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
-    one, two = a.get("versions", {}), b.get("versions", {})
-    names = dict.fromkeys((*one, *two))
-    return {name: (one.get(name, ""), two.get(name, "")) for name in names if one.get(name) != two.get(name)}
-
-
 # ---- as Markdown
 
 
 def markdown(found: Comparison, a: str, b: str) -> str:
     """The comparison as Markdown; `a` and `b`: what the studies are called. Their texts stay text."""
     parts = [
-        f"# {_cell(a)} and {_cell(b)}",
-        "\n".join(f"- {_cell(line)}" for line in summary(found)),
-        _table(HEADINGS, [cells(change) for change in found.metrics]),
+        f"# {cell(a)} and {cell(b)}",
+        "\n".join(f"- {cell(line)}" for line in summary(found)),
+        table(HEADINGS, [cells(change) for change in found.metrics], len(HEADINGS)),
         *_listed("Changed status", ("point", "A", "B"), [(each.label, each.a, each.b) for each in found.statuses]),
         *_listed("Only in A", ("point",), [(label,) for label in found.only_a]),
         *_listed("Only in B", ("point",), [(label,) for label in found.only_b]),
@@ -262,20 +258,7 @@ def _listed(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) 
     if not rows:
         return []
     more = [f"{len(rows) - MOST:,} more."] if len(rows) > MOST else []
-    return [f"## {title}", _table(headings, rows[:MOST]), *more]
-
-
-def _table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [headings, ["---"] * len(headings), *([_cell(text) for text in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    """On one line, without what Markdown or HTML would read."""
-    marked = " ".join(text.split())[:200].replace("\\", "\\\\")
-    for character in "`*_[]|#":
-        marked = marked.replace(character, f"\\{character}")
-    return marked.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return [f"## {title}", table(headings, rows[:MOST], len(headings)), *more]
 
 
 def require_threshold(threshold: float) -> None:

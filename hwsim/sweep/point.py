@@ -17,6 +17,9 @@ ACTIVATIONS = ("asymmetric", "symmetric")
 FLOAT_ACTIVATIONS = ("float",)
 """the one kind of FP16, and of an engine's own format"""
 
+WORDS = ("engine", "format", "transform", "quantizer", "activations")
+"""what names a point within its study"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Point:

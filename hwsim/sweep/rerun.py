@@ -53,11 +53,8 @@ class Rerun:
     @property
     def changed(self) -> dict[str, tuple[str, str]]:
         """Versions that the two rows tell differently: name -> stored and now, "" where one has none."""
-        one, two = (row["detail"].get("versions", {}) for row in (self.stored, self.again))
-        if not (one and two):
-            return {}
-        names = dict.fromkeys((*one, *two))
-        return {name: (one.get(name, ""), two.get(name, "")) for name in names if one.get(name) != two.get(name)}
+        one, two = self.stored["detail"], self.again["detail"]
+        return outputs.changed_versions(one, two) if one.get("versions") and two.get("versions") else {}
 
     @property
     def metrics(self) -> dict[str, tuple[float | None, float | None]]:
